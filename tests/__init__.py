@@ -1,0 +1,1 @@
+"""Behaviour and laws of Fathom; the folders mirror fathom/."""
