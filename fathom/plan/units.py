@@ -1,0 +1,40 @@
+"""Numbers as people read them: 284.33 B parameters, 5.28 GB, 3.2 ms. Decimal prefixes throughout; a GiB never appears."""
+from __future__ import annotations
+
+_COUNT = (("", 1.0), ("K", 1e3), ("M", 1e6), ("B", 1e9))
+_SI = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15), ("E", 1e18), ("Z", 1e21), ("Y", 1e24))
+
+
+def count_text(value: float) -> str:
+    """A number of parameters or tokens: 284.33 B, 33,000.00 B. The published sizes are in billions."""
+    return _scaled(value, _COUNT, 2, "")
+
+
+def bytes_text(value: float) -> str:
+    """A number of bytes: 3.20 TB, 584 B."""
+    return _scaled(value, _SI, 2, "B")
+
+
+def flops_text(value: float) -> str:
+    """A number of FLOPs: 97.7 GFLOP."""
+    return _scaled(value, _SI, 1, "FLOP")
+
+
+def rate_text(value: float, unit: str) -> str:
+    """Something per second: 3.35 TB/s, 989.0 TFLOP/s."""
+    return _scaled(value, _SI, 2, unit) + "/s"
+
+
+def time_text(seconds: float) -> str:
+    """A duration: 12.3 ms, 4.1 s, 3.5 min, 2.0 h, 41 days."""
+    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min"), (172800.0, 1 / 3600, "h")):
+        if seconds < limit:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds / 86400:,.0f} days" if seconds >= 864000 else f"{seconds / 86400:.1f} days"
+
+
+def _scaled(value: float, units: tuple[tuple[str, float], ...], decimals: int, suffix: str) -> str:
+    prefix, scale = next((u for u in reversed(units) if abs(value) >= u[1]), units[0])
+    unit = f"{prefix}{suffix}"
+    shown = f"{value / scale:,.{0 if scale == 1 and value == int(value) else decimals}f}"
+    return f"{shown} {unit}" if unit else shown

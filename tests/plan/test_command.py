@@ -1,0 +1,73 @@
+"""The verb: what it prints is what was computed, and what it refuses."""
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fathom.config import preset
+from fathom.errors import UserError
+from fathom.plan.command import plan
+from fathom.plan.summary import summary
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.command()(plan)
+    return lambda *args: CliRunner().invoke(app, list(args), env={"COLUMNS": "100"})
+
+
+def test_json_holds_the_published_figures(run):
+    pro = json.loads(run("v4-pro", "--json").stdout)
+    assert round(pro["parameters"]["without_mtp"] / 1e9, 1) == 1573.0
+    assert round(pro["parameters"]["active"] / 1e9) == 49 and "embedding" in pro["parameters"]["active_counting"]
+    assert round(pro["weights"]["fp16"]["total"] / 1e12, 1) == 3.2
+    assert round(pro["state"]["cache"] / 1e9, 1) == 5.3 and round(pro["v32"]["cache"] / 1e9, 1) == 50.4
+    assert round(pro["flops"]["of_v32"], 3) == 0.265
+    flash = json.loads(run("v4-flash", "--json").stdout)
+    assert round(flash["parameters"]["without_mtp"] / 1e9, 2) == 284.33
+    assert round(flash["state"]["cache"] / 1e9, 1) == 3.7 and round(flash["flops"]["of_v32"], 3) == 0.099
+
+
+def test_tables_show_the_same_figures(run):
+    out = run("v4-pro").stdout
+    for figure in ("1,573.00 B", "48.85 B", "3.20 TB", "5,031 B", "5.28 GB", "50.40 GB", "10.5%", "26.5%", "18.71 MB", "4.56 MB"):
+        assert figure in out, figure
+    assert "V3.2" not in run("nano").stdout  # a comparison with a model ten thousand times its size says nothing
+
+
+def test_context_and_precision_act(run):
+    short, long = (json.loads(run("v4-flash", "--json", "--context", n).stdout) for n in ("1000", "100000"))
+    assert short["state"]["cache"] < long["state"]["cache"] and short["flops"]["token"]["total"] < long["flops"]["token"]["total"]
+    wide = json.loads(run("v4-flash", "--json", "--context", "1000", "--precision", "bf16").stdout)
+    assert wide["state"]["cache"] > short["state"]["cache"] and wide["weights"] == short["weights"]
+
+
+@pytest.mark.parametrize("context", [0, -5, 1048577])
+def test_impossible_context(context):
+    with pytest.raises(UserError, match="context.*1048576"):
+        summary(preset("v4-pro"), "v4-pro", context=context)
+
+
+def test_a_folder_serves_as_model(run, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**_nano_dict(), "hidden_size": 512}))
+    data = json.loads(run(str(tmp_path), "--json").stdout)
+    assert data["parameters"]["by_part"]["embedding"] == 512 * 4096
+    assert isinstance(run("v5-ultra").exception, UserError)
+
+
+def _nano_dict():
+    from fathom.config import config_to_dict
+    return config_to_dict(preset("nano"))
+
+
+def test_no_torch_is_loaded():
+    code = "import sys, fathom.plan.command; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
+
+
+def test_help_shows_an_example(run):
+    assert "fathom plan v4-pro" in run("--help").stdout
