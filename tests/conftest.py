@@ -1,0 +1,33 @@
+"""What all tests share: repeatable hypothesis runs, and how a test says that it needs a tool which not every machine has.
+
+`@pytest.mark.needs("bwrap", "module:pyarrow")` names programs and Python modules. Without them the test is skipped by `make test`,
+which is for everyone, and fails in `make check` (`--strict-tools`), where all of them should be.
+"""
+import importlib.util
+import shutil
+
+import pytest
+from hypothesis import settings
+
+# The same examples every time: a red test stays red for whoever looks at it. No deadline: machines are shared and slow at times.
+settings.register_profile("fathom", derandomize=True, deadline=None)
+settings.load_profile("fathom")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--strict-tools", action="store_true", help="fail, rather than skip, a test whose program or module is missing")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = [name for mark in item.iter_markers("needs") for name in mark.args if not present(name)]
+    if missing and item.config.getoption("--strict-tools"):
+        pytest.fail(f"needs {', '.join(missing)}", pytrace=False)
+    elif missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
+def present(name: str) -> bool:
+    """Whether a program is on the path, or for "module:NAME" whether that module is installed."""
+    if name.startswith("module:"):
+        return importlib.util.find_spec(name.removeprefix("module:")) is not None
+    return shutil.which(name) is not None
