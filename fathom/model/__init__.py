@@ -1,0 +1,7 @@
+"""The model: all of DeepSeek-V4's forward pass on flat tokens, with or without a paged state."""
+from .batch import Batch, Run
+from .moe import Routing
+from .state import Scratch, State
+from .transformer import Output, Transformer
+
+__all__ = ["Batch", "Output", "Routing", "Run", "Scratch", "State", "Transformer"]

@@ -1,0 +1,92 @@
+"""Attention of one block: window only (ratio 0), Compressed Sparse (4), or Heavily Compressed (any other ratio).
+
+Module and parameter names are the checkpoint's. One key-value head serves all query heads; its rows are keys and values at once,
+so the value carries the rotation of its position, and the output is rotated back at the query's position.
+
+Shapes: T tokens, D hidden, H heads, C head_dim, R rope dims, G output groups, J index heads, K index head dim.
+Source: SPEC section 2, attention, compressor and lightning indexer; technical report §2.3.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..config import CSA_RATIO, ModelConfig
+from ..ops import Entries, Kernels
+from .geometry import Geometry
+from .parameter import Builder
+from .state import Memory
+
+
+class Attention(nn.Module):
+    """h [T, D] → [T, D]; names as in the checkpoint below `layers.N.attn`."""
+
+    def __init__(self, config: ModelConfig, block: int, name: str, build: Builder) -> None:
+        super().__init__()
+        self.config, self.block, self.ratio = config, block, config.compress_ratios[block]
+        self.wq_a, self.wq_b, self.wkv = build.weight(name + ".wq_a"), build.weight(name + ".wq_b"), build.weight(name + ".wkv")
+        self.q_norm, self.kv_norm = build.weight(name + ".q_norm"), build.weight(name + ".kv_norm")
+        self.wo_a, self.wo_b = build.weight(name + ".wo_a"), build.weight(name + ".wo_b")
+        build.add(self, name + ".attn_sink")
+        if self.ratio:
+            self.compressor = Compressor(config, block, name + ".compressor", part="", build=build)
+        if self.ratio == CSA_RATIO:
+            self.indexer = Indexer(config, block, name + ".indexer", build)
+
+    def forward(self, h: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> Tensor:
+        """Attention output of the normed sublayer input h [T, D]."""
+        c, T = self.config, h.shape[0]
+        cos, sin = geometry.angles(self.ratio > 0)
+        c_q = k.rms_norm(k.linear(h, self.wq_a.weight), self.q_norm.weight, c.rms_norm_eps)
+        q = k.linear(c_q, self.wq_b.weight).view(T, c.num_attention_heads, c.head_dim)
+        q = k.norm_rope(q, None, c.rms_norm_eps, cos, sin)
+        kv = k.norm_rope(k.linear(h, self.wkv.weight), self.kv_norm.weight, c.rms_norm_eps, cos, sin)
+        window = memory.window(self.block, kv, geometry)
+        entries, spans, chosen = None, None, None
+        if self.ratio:
+            spans = geometry.compression(self.ratio).spans
+            entries = self.compressor(h, geometry, memory, k)
+        if self.ratio == CSA_RATIO:
+            chosen = self.indexer(h, c_q, geometry, memory, k)
+        out = k.attend(q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen)
+        out = k.rope(out, cos, -sin)  # contributions become relative to the query's position
+        out = k.linear_grouped(out.view(T, c.o_groups, -1), self.wo_a.weight)
+        return k.linear(out, self.wo_b.weight)
+
+
+class Compressor(nn.Module):
+    """Compressed entries of a block, or (part "index_") the indexer's keys. Projections and pooling are fp32."""
+
+    def __init__(self, config: ModelConfig, block: int, name: str, part: str, build: Builder) -> None:
+        super().__init__()
+        self.config, self.block, self.part, self.ratio = config, block, part, config.compress_ratios[block]
+        build.add(self, name + ".ape")
+        self.wkv, self.wgate, self.norm = build.weight(name + ".wkv"), build.weight(name + ".wgate"), build.weight(name + ".norm")
+
+    def forward(self, h: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> Entries:
+        """All visible entries once the tokens' windows have been compressed; h [T, D]."""
+        c = geometry.compression(self.ratio)
+        kv, gate = memory.tail(self.block, self.part, k.linear_fp32(h, self.wkv.weight), k.linear_fp32(h, self.wgate.weight), geometry, c)
+        new = k.compress(kv, gate, self.ape, c.own, c.previous, self.norm.weight, self.config.rms_norm_eps,
+                         *geometry.entry_angles(self.ratio), h.dtype)
+        return memory.entries(self.block, self.part, new, c)
+
+
+class Indexer(nn.Module):
+    """Chooses, for each query, the index_topk visible entries that matter to it. No gradient passes through the choice."""
+
+    def __init__(self, config: ModelConfig, block: int, name: str, build: Builder) -> None:
+        super().__init__()
+        self.config = config
+        self.wq_b, self.weights_proj = build.weight(name + ".wq_b"), build.weight(name + ".weights_proj")
+        self.compressor = Compressor(config, block, name + ".compressor", part="index_", build=build)
+
+    def forward(self, h: Tensor, c_q: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> Tensor:
+        """Flat entry numbers [T, index_topk], -1 for none; h [T, D] and query latent c_q [T, q_lora_rank]."""
+        c = self.config
+        with torch.no_grad():
+            keys = self.compressor(h, geometry, memory, k)
+            q = k.linear(c_q, self.wq_b.weight).view(h.shape[0], c.index_n_heads, c.index_head_dim)
+            q = k.rope(q, *geometry.angles(True))
+            w = k.linear_fp32(h, self.weights_proj.weight) * (c.index_n_heads**-0.5 * c.index_head_dim**-0.5)
+            return k.index_topk(q, w, keys, geometry.compression(CSA_RATIO).spans, c.index_topk)

@@ -1,0 +1,11 @@
+"""Operators: one typed, documented function per formula (reference/), and the table that decides which kernel serves it.
+
+One device, no process groups, no knowledge of the model: tensors in, tensors out.
+"""
+from .reference.loss import IGNORE, cross_entropy
+from .spans import Entries, Spans, make_spans
+from .table import DTYPES, OPERATORS, PRECISIONS, Kernels, Row, reference_rows, select
+from .widen import widen
+
+__all__ = ["DTYPES", "IGNORE", "OPERATORS", "PRECISIONS", "Entries", "Kernels", "Row", "Spans", "cross_entropy", "make_spans", "reference_rows",
+           "select", "widen"]

@@ -1,0 +1,75 @@
+"""Attention over window rows and compressed entries, with a sink.
+
+All query heads share one key-value head whose rows are keys and values at once. A query attends, in one softmax, to its sliding
+window, to compressed entries (CSA: those the indexer chose; HCA: all visible), and to a learned sink logit that only takes
+probability away. Work goes tile by tile: the window is a band, never an S×S matrix.
+
+Chosen entries are either gathered per query or, while few entries are visible, read as one block with the others masked out. Both
+compute the same softmax; the block is a plain matrix product and, under autograd, spares a scatter.
+
+Shapes: T queries, H heads, C head_dim, Q queries of a tile, K entries chosen per query.
+Source: SPEC section 2, attention item 4; logit scale C^-0.5, softmax in fp32.
+"""
+import torch
+from torch import Tensor
+
+from ..spans import Entries, Spans
+from ..widen import widen
+
+GATHER_FROM = 6  # gather chosen entries once a tile sees more than this many times K
+
+
+def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries: Entries | None = None, entry_spans: Spans | None = None,
+           chosen: Tensor | None = None) -> Tensor:
+    """Attention output [T, H, C] in q's dtype, not yet rotated back.
+
+    Args:
+        q: [T, H, C] after RoPE.  window: rows [R, C] of history and new tokens.  sink: [H] fp32.
+        window_spans: window rows each query sees; its tiles rule the work.
+        entries, entry_spans: compressed entries and the visible range of each query; None for window-only layers.
+        chosen: [T, K] flat entry numbers from the indexer, -1 for none; None means all visible ones.
+    """
+    outputs = []
+    for q0, q1, w0, w1 in window_spans.tiles:
+        query = widen(q[q0:q1]) * q.shape[-1] ** -0.5
+        parts = [_block(query, window[w0:w1], window_spans.outside(q0, q1, w0, w1))]
+        if entries is not None and entry_spans is not None:
+            e0, e1 = entry_spans.reach(q0, q1)
+            if chosen is None and e1 > e0:
+                parts.append(_block(query, entries.slice(e0, e1), entry_spans.outside(q0, q1, e0, e1)))
+            elif e1 > e0:
+                parts.append(_chosen(query, entries, chosen[q0:q1], e0, e1))
+        outputs.append(_softmax_sum(parts, sink).to(q.dtype))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _chosen(query: Tensor, entries: Entries, picked: Tensor, e0: int, e1: int) -> tuple[Tensor, Tensor]:
+    """Logits of the chosen entries and their values: gathered, or as one block of all entries e0..e1 with the others masked out."""
+    if e1 - e0 > GATHER_FROM * picked.shape[1]:
+        values = widen(entries.take(picked.clamp(min=0)))  # [Q, K, C]
+        logits = query @ values.transpose(1, 2)
+        return logits.masked_fill((picked < 0).unsqueeze(1), float("-inf")), values
+    outside = torch.ones(picked.shape[0], e1 - e0 + 1, dtype=torch.bool, device=query.device)
+    outside.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), False)  # the last column takes the -1s
+    return _block(query, entries.slice(e0, e1), outside[:, :-1])
+
+
+def _block(query: Tensor, keys: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [Q, H, n] of queries [Q, H, C] against shared rows [n, C], -inf where outside [Q, n]; and the rows as values."""
+    keys = widen(keys)
+    Q, H, C = query.shape
+    logits = (query.reshape(Q * H, C) @ keys.T).view(Q, H, -1)
+    return logits.masked_fill(outside.unsqueeze(1), float("-inf")), keys
+
+
+def _softmax_sum(parts: list[tuple[Tensor, Tensor]], sink: Tensor) -> Tensor:
+    """Σ softmax(logits, sink) · values over all parts: values are [n, C] (shared by all queries) or [Q, n, C]."""
+    Q, H, _ = parts[0][0].shape
+    last = sink.to(parts[0][0].dtype).view(1, H, 1).expand(Q, H, 1)
+    weights = torch.cat([*(logits for logits, _ in parts), last], dim=-1).softmax(-1)
+    total = None
+    for (logits, values), p in zip(parts, weights.split([*(part[0].shape[-1] for part in parts), 1], dim=-1), strict=False):
+        n = logits.shape[-1]
+        term = p @ values if values.dim() == 3 else (p.reshape(Q * H, n) @ values).view(Q, H, -1)
+        total = term if total is None else total + term
+    return total

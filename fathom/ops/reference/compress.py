@@ -1,0 +1,39 @@
+"""Compression: a window of tokens becomes one key-value entry.
+
+Per channel, a softmax over the window's slots of (gate + ape) weighs the projected tokens; the weighted sum is normalised and
+rotated to the position of the window's first token. HCA pools its own window. CSA pools two: the "b" half of the channels over
+its own window and the "a" half over the window before, in one softmax of 2m slots, so neighbouring entries overlap; the first
+entry of a sequence has no window before, and those slots weigh nothing.
+
+Shapes: R projected token rows, n entries, m ratio, C entry width, P = C (HCA) or 2C (CSA: series a, then series b).
+Source: SPEC section 2, compressor; technical report §2.3.1 and §2.3.2 (which names the two series the other way round).
+"""
+import torch
+from torch import Tensor
+
+from .norm import norm_rope
+
+
+def compress(kv: Tensor, gate: Tensor, ape: Tensor, own: Tensor, previous: Tensor | None, norm: Tensor, eps: float, cos: Tensor,
+             sin: Tensor, dtype: torch.dtype) -> Tensor:
+    """Entries of complete windows.
+
+    Args:
+        kv, gate: projections [R, P], fp32 or wider.  ape: [m, P].
+        own: [n, m] int64, rows of each entry's own window.
+        previous: [n, m] rows of the window before (CSA), -1 where there is none; None for HCA.
+        norm: RMSNorm weight [C].  cos, sin: [n, C_rope/2] at the windows' first positions.
+
+    Returns:
+        [n, C] in `dtype`.
+    """
+    values, logits = kv[own], gate[own] + ape  # [n, m, P]
+    if previous is not None:
+        C = kv.shape[1] // 2
+        missing = (previous < 0).unsqueeze(-1)
+        before = previous.clamp(min=0)
+        logits_a = (gate[:, :C][before] + ape[:, :C]).masked_fill(missing, float("-inf"))
+        values = torch.cat((kv[:, :C][before], values[..., C:]), dim=1)  # [n, 2m, C]
+        logits = torch.cat((logits_a, logits[..., C:]), dim=1)
+    pooled = (values * logits.softmax(1)).sum(1)
+    return norm_rope(pooled, norm, eps, cos, sin).to(dtype)

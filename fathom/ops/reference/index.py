@@ -1,0 +1,49 @@
+"""The lightning indexer's scoring: which compressed entries a query will attend to.
+
+    score(t, i) = Σ_j w_tj · ReLU(q_tj · k_i)
+
+over all visible entries i of the query's sequence, keeping the best k. Scores of a tile of queries against a tile of keys exist
+only until the running top-k has seen them, so memory doesn't grow with the context. Ties (ReLU gives exact zeros) go to the lower
+index; keys of equal rank can't occur (see topk.py), so the way the history is tiled doesn't show.
+
+Source: SPEC section 2, lightning indexer; technical report §2.3.1.
+"""
+import torch
+from torch import Tensor
+
+from ..spans import Entries, Spans
+from ..widen import widen
+from .topk import LOWEST, indices, keys
+
+CELLS = 1 << 21  # score cells (queries × heads × keys) of one tile
+
+
+def index_topk(q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int) -> Tensor:
+    """The best visible entries of each query.
+
+    Args:
+        q: index queries [T, J, K] after RoPE.  w: head weights [T, J], fp32, both constant factors included.
+        entries: index keys of all runs.  spans: which flat entries each query sees.
+
+    Returns:
+        [T, top_k] int64, flat entry numbers, best first; -1 where a query sees fewer than top_k entries.
+    """
+    out = torch.full((q.shape[0], top_k), -1, dtype=torch.int64, device=q.device)
+    with torch.no_grad():
+        for q0, q1, e0, e1 in spans.tiles:
+            if e1 > e0:
+                out[q0:q1] = _tile(q[q0:q1], w[q0:q1], entries, spans, q0, e0, e1, top_k)
+    return out
+
+
+def _tile(q: Tensor, w: Tensor, entries: Entries, spans: Spans, q0: int, e0: int, e1: int, top_k: int) -> Tensor:
+    Q, J, _ = q.shape
+    best = torch.full((Q, top_k), LOWEST, dtype=torch.int64, device=q.device)
+    flat, step = widen(q).flatten(0, 1), max(64, CELLS // (Q * J))
+    for a in range(e0, e1, step):
+        b = min(a + step, e1)
+        products = (flat @ widen(entries.slice(a, b)).T).view(Q, J, b - a)
+        scores = torch.bmm(w.unsqueeze(1).to(products.dtype), products.relu_()).squeeze(1)  # [Q, b - a]
+        ranked = keys(scores, a).masked_fill_(spans.outside(q0, q0 + Q, a, b), LOWEST)
+        best = torch.cat((best, ranked), dim=1).topk(top_k, dim=1).values
+    return indices(best)

@@ -1,0 +1,31 @@
+"""Matrix products with weights stored [out, in].
+
+Weights may be wider than the activations (fp32 masters under bf16 compute): they are rounded to the activation's type for the
+product, so gradients reach the masters through the rounding. `linear_fp32` goes the other way; V4 computes its compressor
+projections, router and logits in fp32 whatever the model's precision (SPEC 2 and 3).
+"""
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..widen import widen
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] · weight [out, in]ᵀ → [..., out] in x's dtype."""
+    return F.linear(x, weight.to(x.dtype))
+
+
+def linear_fp32(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] · weight [out, in]ᵀ → [..., out] in at least fp32."""
+    x = widen(x)
+    return F.linear(x, weight.to(x.dtype))
+
+
+def linear_grouped(x: Tensor, weight: Tensor) -> Tensor:
+    """Block-diagonal product: group g of x [T, G, in] by its own weight block; weight [G·out, in] → [T, G·out].
+
+    It is the first half of the grouped output projection (report §2.3; SPEC 2, attention item 6).
+    """
+    T, G, width = x.shape
+    w = weight.to(x.dtype).view(G, -1, width)
+    return (x.transpose(0, 1) @ w.transpose(1, 2)).transpose(0, 1).reshape(T, -1)

@@ -1,0 +1,96 @@
+"""Manifold-constrained hyper-connections: N residual streams instead of one.
+
+A block reads one vector per token as a mixture of its N streams, and writes back to all of them:
+
+    h = Σ_j pre_j · X_j                          mix
+    X'_k = post_k · F(h) + Σ_j comb_jk · X_j     expand
+
+The weights depend on the token. `comb` is pushed onto the doubly stochastic matrices (Sinkhorn–Knopp), so mixing through any
+depth can't amplify: its spectral norm is at most 1. All of it is at least fp32; twenty normalisations in bf16 leave the manifold.
+
+The normalisations work on N×N matrices laid out [N, N, T], so that every one of the forty is a few long vector operations and
+not T tiny ones. In inference the wide copies of the streams are made a slice of tokens at a time, to stay in cache.
+
+Shapes: T tokens, N streams, D hidden size, M = (2 + N)·N mixing coefficients.
+Source: technical report §2.2, SPEC section 2; normalisation order and places of eps as in the published inference code.
+"""
+import torch
+from torch import Tensor
+
+from ..widen import widen
+
+SLICE = 256  # tokens whose wide streams are held at once in inference
+
+
+def mhc_mix(X: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, sinkhorn_steps: int, norm_eps: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Sublayer input and the weights to write its output back with.
+
+    Args:
+        X: streams [T, N, D].  fn: [M, N·D], scale: [3] (pre, post, comb), base: [M]; fp32.
+        sinkhorn_steps: row/column normalisations (hc_sinkhorn_iters).  norm_eps: rms_norm_eps.  eps: hc_eps.
+
+    Returns:
+        h [T, D] in X's dtype; post [T, N] in (0, 2) and comb [T, N, N], fp32 or wider. comb[t, j, k] takes stream j to stream k.
+    """
+    T, N, D = X.shape
+    mixes, reads = [], []
+    for part in _slices(X):
+        wide = widen(part)
+        mix = _project(wide, fn, norm_eps)
+        pre = torch.sigmoid(mix[:, :N] * scale[0] + base[:N]) + eps
+        mixes.append(mix[:, N:])
+        reads.append(_read(wide, pre).to(X.dtype))
+    mix = _join(mixes)
+    post = 2 * torch.sigmoid(mix[:, :N] * scale[1] + base[N : 2 * N])
+    comb = sinkhorn((mix[:, N:] * scale[2] + base[2 * N :]).T.reshape(N, N, T), sinkhorn_steps, eps)
+    return _join(reads), post, comb.permute(2, 0, 1)
+
+
+def mhc_expand(X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+    """New streams [T, N, D] from the old ones and the sublayer's output `out` [T, D]; comb is summed over its FIRST stream axis."""
+    N = X.shape[1]
+    results = []
+    for x, o, p, c in zip(_slices(X), _slices(out), _slices(post), _slices(comb), strict=True):
+        wide, o = widen(x), widen(o)
+        streams = [sum((c[:, j, k, None] * wide[:, j] for j in range(N)), p[:, k, None] * o) for k in range(N)]
+        results.append(torch.stack(streams, dim=1).to(X.dtype))
+    return _join(results)
+
+
+def mhc_head(X: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, norm_eps: float, eps: float) -> Tensor:
+    """The final mix of streams X [T, N, D] into one [T, D]: sigmoid weights, no Sinkhorn. fn [N, N·D], scale [1], base [N]."""
+    results = []
+    for part in _slices(X):
+        wide = widen(part)
+        pre = torch.sigmoid(_project(wide, fn, norm_eps) * scale + base) + eps
+        results.append(_read(wide, pre).to(X.dtype))
+    return _join(results)
+
+
+def sinkhorn(logits: Tensor, steps: int, eps: float) -> Tensor:
+    """Nearly doubly stochastic matrices from logits [N, N, T]: axis 0 are rows, axis 1 columns; ends with the columns."""
+    m = logits.softmax(1) + eps  # the first row normalisation, safe from overflow
+    m = m / (m.sum(0, keepdim=True) + eps)
+    for _ in range(steps - 1):
+        m = m / (m.sum(1, keepdim=True) + eps)
+        m = m / (m.sum(0, keepdim=True) + eps)
+    return m
+
+
+def _project(wide: Tensor, fn: Tensor, norm_eps: float) -> Tensor:
+    """Mixing coefficients [T, M], normalised after the matmul: one pass over the streams."""
+    flat = wide.flatten(1)
+    return (flat @ fn.to(flat.dtype).T) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + norm_eps)
+
+
+def _read(wide: Tensor, pre: Tensor) -> Tensor:
+    return sum((pre[:, j, None] * wide[:, j] for j in range(1, wide.shape[1])), pre[:, 0, None] * wide[:, 0])
+
+
+def _slices(x: Tensor) -> tuple[Tensor, ...]:
+    """x cut along tokens in inference; whole under autograd, where every cut costs a copy in the backward pass."""
+    return (x,) if torch.is_grad_enabled() else x.split(SLICE)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,86 @@
+"""The kernel table: which kernel serves which operator, decided once, before the first forward.
+
+A row is found by (operator, direction, device type, precision). The reference serves every device and precision in both
+directions; faster kernels add rows for what they cover and give the reason when they don't (no compiler, instruction set, shape).
+`select` resolves the whole table for one model and returns plain callables, so a call is a call: nothing is looked up, and
+nothing falls back, while the model runs. `fathom doctor` prints the same rows.
+
+To add a kernel: write it under the operator's file name in its own folder, describe it as `Row`s, pass them to `select`, and run
+the operator's case list against the reference.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from . import reference
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One callable per operator; signatures and contracts are the reference functions'."""
+
+    attend: Callable[..., Tensor] = reference.attend
+    compress: Callable[..., Tensor] = reference.compress
+    experts: Callable[..., Tensor] = reference.experts
+    index_topk: Callable[..., Tensor] = reference.index_topk
+    linear: Callable[..., Tensor] = reference.linear
+    linear_fp32: Callable[..., Tensor] = reference.linear_fp32
+    linear_grouped: Callable[..., Tensor] = reference.linear_grouped
+    mhc_expand: Callable[..., Tensor] = reference.mhc_expand
+    mhc_head: Callable[..., Tensor] = reference.mhc_head
+    mhc_mix: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.mhc_mix
+    norm_rope: Callable[..., Tensor] = reference.norm_rope
+    rms_norm: Callable[..., Tensor] = reference.rms_norm
+    rope: Callable[..., Tensor] = reference.rope
+    route: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.route
+
+
+OPERATORS: tuple[str, ...] = tuple(Kernels.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table. device and precision "any" match all; `reason` says why the row is (not) used."""
+
+    operator: str
+    device: str
+    precision: str
+    forward: bool
+    backward: bool
+    source: str
+    kernel: Callable | None
+    reason: str
+
+
+def reference_rows() -> list[Row]:
+    """The rows that are always there."""
+    return [Row(name, "any", "any", True, True, "reference", getattr(reference, name), "covers everything") for name in OPERATORS]
+
+
+def select(device_type: str, precision: str, *, training: bool, rows: Sequence[Row] = ()) -> tuple[Kernels, list[Row]]:
+    """Kernels for one model, and the row that serves each operator.
+
+    Args:
+        device_type: type of the device the model runs on.  precision: one of PRECISIONS.
+        training: gradients are wanted, so a kernel without a backward pass can't serve.
+        rows: rows of faster kernels, best first; the reference stands behind them.
+
+    Raises:
+        UserError: unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise UserError("precision", precision, f"one of {', '.join(PRECISIONS)}")
+    chosen: dict[str, Row] = {}
+    for row in [*rows, *reference_rows()]:
+        fits = row.device in ("any", device_type) and row.precision in ("any", precision) and (row.backward or not training)
+        if fits and row.forward and row.kernel is not None:
+            chosen.setdefault(row.operator, row)
+    return Kernels(**{name: chosen[name].kernel for name in OPERATORS}), [chosen[name] for name in OPERATORS]
