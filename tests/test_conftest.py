@@ -29,4 +29,4 @@ def test_missing_tools_skip(tmp_path):
 
 def test_missing_tools_fail_when_they_are_required(tmp_path):
     code, said = run(tmp_path, "--strict-tools")
-    assert code == 1 and "2 failed, 1 passed" in said and "needs module:no_such_module_here" in said, said
+    assert code == 1 and "1 passed, 2 errors" in said and "needs module:no_such_module_here" in said, said
