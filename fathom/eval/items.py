@@ -8,8 +8,8 @@ again without the generator. No model ever judges a model.
 An item may have several user turns (`followups`): the runner sends `messages`, appends the model's answer and the next
 follow-up, and so on; the judge then gets one answer per turn.
 
-A kind is a value of `Kind`, and a module that holds one calls it `KIND` (or several: `KINDS`). To add a kind: write the three
-functions, give it its place in `fathom.eval.pools`, and the laws of tests/eval/test_kinds.py run over it by themselves.
+A kind is a value of `Kind`, and a module lists its own as `KINDS`. To add one: write the three functions, put it into that list,
+and say in tests/eval/mistakes.py which ten answers it must not reward; the laws of tests/eval/test_kinds.py do the rest.
 """
 from __future__ import annotations
 
