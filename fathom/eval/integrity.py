@@ -27,7 +27,8 @@ NULLISH = {"", "-", "–", "—", "?", "n/a", "na", "nil", "none", "null", "unkn
 UNABLE = r"(?:can ?not|can't|could not|couldn't|unable to|not able to) (?:\w+ ){0,2}?"
 FINDING = "(?:verify|find|confirm|locate|identify|provide|determine|access|trace|answer|give|cite|supply|retrieve|fill)"
 DENIES = r"(?:do|does|did)(?: not|n't) (?:\w+ ){0,2}?"
-HAVING = ("(?:exist|know|have (?:any|access|information|a record)|appear|contain|include|list|mention|give|state|report|recogni[sz]e|provide|"
+HAVING = ("(?:exist|know|have (?:any|access|information|a "
+          "record)|appear|contain|include|list|mention|give|state|report|recogni[sz]e|provide|"
           "support|cover|say|find)")
 IS = r"(?:is|was|are|were|am|i'm|be) (?:\w+ )?"
 LACKING = "(?:unknown|unverifiable|unverified|fictional|fictitious|nonexistent|non-existent|missing|made up|unavailable|unsure)"

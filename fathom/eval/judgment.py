@@ -44,8 +44,10 @@ def triage(seed: int, level: int) -> Item:
         text = f"{letter}. Repair {name}: {state}, due in {days} days"
         lines.append(text + (f", can't begin before {LETTERS[after[i]]} is done." if i in after else "."))
     text = (f"One crew does these {count} jobs one after another:\n" + "\n".join(lines) + "\n\nPriorities: a job never goes before its "
-            "prerequisite. Of the jobs that can be begun, one that ends a danger to people goes first, whatever the deadlines; between equals "
-            "the earlier deadline goes first. A job gains no priority from what depends on it. In which order are they done?\n\nEnd with one line:\n"
+            "prerequisite. Of the jobs that can be begun, one that ends a danger to people goes first, whatever the deadlines; between "
+            "equals "
+            "the earlier deadline goes first. A job gains no priority from what depends on it. In which order are they done?\n\nEnd with "
+            "one line:\n"
             "ORDER: all the letters, separated by commas")
     return _item("triage", seed, level, text, {"order": [LETTERS[i] for i in order]}, f"ORDER: {', '.join(LETTERS[i] for i in order)}")
 
@@ -84,7 +86,8 @@ def tradeoff(seed: int, level: int) -> Item:
             break
     lines = [f"{LETTERS[i]}: {price} thousand crowns, {weeks} weeks, quality {quality} of 10"
              for i, (price, weeks, quality) in enumerate(offers)]
-    text = (f"Offers for {project}:\n" + "\n".join(lines) + f"\n\nWe can pay at most {most} thousand, it must be done within {latest} weeks, "
+    text = (f"Offers for {project}:\n" + "\n".join(lines) + f"\n\nWe can pay at most {most} thousand, it must be done within {latest} "
+                                                            "weeks, "
             f"and quality below {least} won't do. Among the offers that keep all three, each week costs us {week} thousand more, and each "
             f"point of quality is worth {point} thousand to us. Which offer has the lowest net cost (price + weeks − quality, each in "
             "thousands), and what is it?\n\nEnd with three lines:\nRULED OUT: the letters of the offers that break a limit, separated by "
@@ -114,7 +117,8 @@ def risk(seed: int, level: int) -> Item:
     for i, (fee, risks) in enumerate(plans):
         parts = " and, independently, ".join(f"with probability {share}% a loss of {loss} thousand" for share, loss in risks)
         lines.append(f"{LETTERS[i]}: a fee of {fee} thousand now; then {parts}")
-    text = (f"Ways to go about {project}:\n" + "\n".join(lines) + f"\n\nA total above {bear} thousand, fee included, would ruin us, however "
+    text = (f"Ways to go about {project}:\n" + "\n".join(lines) + f"\n\nA total above {bear} thousand, fee included, would ruin us, "
+                                                                  "however "
             "unlikely. Of the ways that can't ruin us, which has the lowest expected total, and what is it?\n\nEnd with three lines:\n"
             "RULED OUT: the letters of the ways that could ruin us, separated by commas\nCHOICE: one letter\n"
             "EXPECTED: the number, in thousands")

@@ -74,7 +74,8 @@ class PriceTable:
         if not mine:
             near = difflib.get_close_matches(model, self.names(), 1, 0.4)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError("model", model, f"has no price row, known: {', '.join(self.models())}", f"{hint}add a [[price]] row to a price file")
+            known = ", ".join(self.models())
+            raise UserError("model", model, f"has no price row, known: {known}", f"{hint}add a [[price]] row to a price file")
         held = [row for row in mine if row.since <= when]
         if not held:
             first = min(row.since for row in mine)
