@@ -47,10 +47,8 @@ def table(seed: int, level: int) -> Item:
     at = header.index("Tons")
     rows.sort(key=lambda row: int(row[at]), reverse=falling)
     text = (" ".join(told) + f"\n\nWrite this as a Markdown table with exactly these columns in this order: {', '.join(header)}. One row "
-                             "per "
-            f"ship, sorted by tons, {'largest' if falling else 'smallest'} first; tons as plain digits, dates as they stand. Reply with "
-            "the "
-            "table and nothing else.")
+                             f"per ship, sorted by tons, {'largest' if falling else 'smallest'} first; tons as plain digits, dates as "
+                             "they stand. Reply with the table and nothing else.")
     answer = "\n".join(["| " + " | ".join(row) + " |" for row in (header, ["---"] * 4, *rows)])
     return _item("table", seed, level, text, {"rows": [header, *rows]}, answer)
 
@@ -76,8 +74,7 @@ def record(seed: int, level: int) -> Item:
             "extras": 'list of {"what": string, "crowns": number}, in the order of the text'}
     listed = "\n".join(f"- {key}: {keys[key]}" for key in want)
     text += (f"\n\nReply with one JSON object and nothing else. Keys:\n{listed}\nUse null where the text doesn't say. Names and dates "
-             "exactly "
-             "as they stand, without articles.")
+             "exactly as they stand, without articles.")
     return _item("record", seed, level, text, {"object": want}, json.dumps(want, ensure_ascii=False))
 
 
@@ -92,15 +89,13 @@ def brief(seed: int, level: int) -> Item:
     events = [(town, str(rng.randrange(12, 900)), rng.choice(CARGO)) for town in towns]
     banned = rng.sample(FORBIDDEN, 2 + level)
     told = [f"{when} the store at {town} actually took in {amount} {good} crates, due to the fact that the road was open, and the clerk "
-            "really "
-            f"wrote it down very neatly." for when, (town, amount, good) in zip(TIMES, events)]
+            "really wrote it down very neatly." for when, (town, amount, good) in zip(TIMES, events)]
     order = rng.sample(range(count), count)
     close = f"Next step: count the {rng.choice(CARGO)} at {rng.choice(towns)}."
-    text = ("\n".join(told[i] for i in order) + f"\n\nWrite a briefing of exactly {count} lines that begin with \"- \", one per store, in "
-                                                "the order "
-            f"of the hours. Each has at most {words} words and names the town, the number of crates and what is in them. Then one last "
-            "line:\n"
-            f"{close}\nNothing before, between or after. None of these may occur anywhere: {', '.join(banned)}.")
+    text = ("\n".join(told[i] for i in order) + f"\n\nWrite a briefing of exactly {count} lines that begin with \"- \", one per store, "
+            f"in the order of the hours. Each has at most {words} words and names the town, the "
+            f"number of crates and what is in them. Then one last line:\n{close}\nNothing before, "
+            f"between or after. None of these may occur anywhere: {', '.join(banned)}.")
     answer = "\n".join(f"- {town}: {amount} {good} crates" for town, amount, good in events) + f"\n{close}"
     payload = {"events": [list(e) for e in events], "words": words, "banned": banned, "close": close}
     return _item("brief", seed, level, text, payload, answer)
@@ -120,13 +115,10 @@ def changelog(seed: int, level: int) -> Item:
     log = [(f"2031-{seed % 12 + 1:02d}-{day:02d}", rng.choice(used), change) for day, change in zip(days, changes)]
     version = f"{rng.randrange(1, 9)}.{rng.randrange(30)}.{rng.randrange(30)}"
     lines = "\n".join(f"{day} {section.upper()} {change}" for day, section, change in log)
-    text = (f"{lines}\n\nWrite the changelog of version {version} in Markdown: first the line \"# {version}\"; then for each section that "
-            "has "
-            f"entries, in the order {', '.join(SECTIONS)}, the line \"## \" and its name, and under it one line per entry, newest first: "
-            "\"- \", "
-            "the date, a colon, a space and the change, worded as in the log. Leave out empty sections. Reply with the changelog and "
-            "nothing "
-            "else.")
+    text = (f"{lines}\n\nWrite the changelog of version {version} in Markdown: first the line \"# {version}\"; then for each section "
+            f"that has entries, in the order {', '.join(SECTIONS)}, the line \"## \" and its name, and under it one line per entry, "
+            "newest first: \"- \", the date, a colon, a space and the change, worded as in the log. Leave out empty sections. Reply "
+            "with the changelog and nothing else.")
     out = [f"# {version}"]
     for section in SECTIONS:
         mine = sorted(((day, change) for day, kind, change in log if kind == section), reverse=True)

@@ -45,10 +45,8 @@ def triage(seed: int, level: int) -> Item:
         lines.append(text + (f", can't begin before {LETTERS[after[i]]} is done." if i in after else "."))
     text = (f"One crew does these {count} jobs one after another:\n" + "\n".join(lines) + "\n\nPriorities: a job never goes before its "
             "prerequisite. Of the jobs that can be begun, one that ends a danger to people goes first, whatever the deadlines; between "
-            "equals "
-            "the earlier deadline goes first. A job gains no priority from what depends on it. In which order are they done?\n\nEnd with "
-            "one line:\n"
-            "ORDER: all the letters, separated by commas")
+            "equals the earlier deadline goes first. A job gains no priority from what depends on it. In which order are they "
+            "done?\n\nEnd with one line:\nORDER: all the letters, separated by commas")
     return _item("triage", seed, level, text, {"order": [LETTERS[i] for i in order]}, f"ORDER: {', '.join(LETTERS[i] for i in order)}")
 
 
@@ -87,11 +85,12 @@ def tradeoff(seed: int, level: int) -> Item:
     lines = [f"{LETTERS[i]}: {price} thousand crowns, {weeks} weeks, quality {quality} of 10"
              for i, (price, weeks, quality) in enumerate(offers)]
     text = (f"Offers for {project}:\n" + "\n".join(lines) + f"\n\nWe can pay at most {most} thousand, it must be done within {latest} "
-                                                            "weeks, "
-            f"and quality below {least} won't do. Among the offers that keep all three, each week costs us {week} thousand more, and each "
-            f"point of quality is worth {point} thousand to us. Which offer has the lowest net cost (price + weeks − quality, each in "
-            "thousands), and what is it?\n\nEnd with three lines:\nRULED OUT: the letters of the offers that break a limit, separated by "
-            "commas\nCHOICE: one letter\nNET: the number, in thousands")
+            f"weeks, and quality below {least} won't do. Among the offers that keep all "
+            f"three, each week costs us {week} thousand more, and each point of quality "
+            f"is worth {point} thousand to us. Which offer has the lowest net cost "
+            "(price + weeks − quality, each in thousands), and what is it?\n\nEnd with "
+            "three lines:\nRULED OUT: the letters of the offers that break a limit, "
+            "separated by commas\nCHOICE: one letter\nNET: the number, in thousands")
     answer = f"RULED OUT: {', '.join(out)}\nCHOICE: {best}\nNET: {net[best]}"
     return _item("tradeoff", seed, level, text, {"set": out, "choice": best, "figure": net[best], "label": "NET"}, answer)
 
@@ -118,10 +117,9 @@ def risk(seed: int, level: int) -> Item:
         parts = " and, independently, ".join(f"with probability {share}% a loss of {loss} thousand" for share, loss in risks)
         lines.append(f"{LETTERS[i]}: a fee of {fee} thousand now; then {parts}")
     text = (f"Ways to go about {project}:\n" + "\n".join(lines) + f"\n\nA total above {bear} thousand, fee included, would ruin us, "
-                                                                  "however "
-            "unlikely. Of the ways that can't ruin us, which has the lowest expected total, and what is it?\n\nEnd with three lines:\n"
-            "RULED OUT: the letters of the ways that could ruin us, separated by commas\nCHOICE: one letter\n"
-            "EXPECTED: the number, in thousands")
+            "however unlikely. Of the ways that can't ruin us, which has the lowest expected total, and what is it?\n\nEnd with three "
+            "lines:\nRULED OUT: the letters of the ways that could ruin us, separated by commas\nCHOICE: one letter\nEXPECTED: the "
+            "number, in thousands")
     answer = f"RULED OUT: {', '.join(out)}\nCHOICE: {kept[0]}\nEXPECTED: {mean[kept[0]]}"
     return _item("risk", seed, level, text, {"set": out, "choice": kept[0], "figure": mean[kept[0]], "label": "EXPECTED"}, answer)
 
