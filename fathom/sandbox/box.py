@@ -56,6 +56,8 @@ class Sandbox:
         UserError: unknown mode; bubblewrap is missing or the kernel refuses it (the reason is in the message).
     """
 
+    WAYS_OF_ROOT = (False, True)  # walls set up as root first; else as an unprivileged user, through a user namespace
+
     def __init__(self, mode: str = "bubblewrap", *, python: str | None = None, bwrap: str | None = None,
                  cgroup_root: Path | None = cgroups.ROOT) -> None:
         if mode not in MODES:
@@ -194,7 +196,7 @@ class Sandbox:
         notes = () if bubblewrap.seccomp_filter() else (f"no system-call filter for {os.uname().machine}",)
         containment = Containment("bubblewrap", held, held, notes)
         reasons = []
-        for userns in (False, True) if self._root else (True,):
+        for userns in self.WAYS_OF_ROOT if self._root else (True,):
             self._userns = userns
             try:
                 result = self._run([self.python, "-I", "-S", "-c", "print(6 * 7)"], {}, "", Limits(wall_s=60, cpu_s=30), containment)

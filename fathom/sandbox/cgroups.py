@@ -6,6 +6,7 @@ the group is the test: whatever fails means "not writable here", and the sandbox
 """
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from contextlib import suppress
@@ -44,8 +45,19 @@ def find_tree(root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Tree 
         made = group.make()
         group.remove()
         if made:
+            sweep(tree)
             return tree
     return None
+
+
+def sweep(tree: Tree) -> None:
+    """Remove the empty groups of processes that were killed before they could. Groups in use can't be removed: the kernel says no."""
+    for parent in {tree.memory, tree.pids}:
+        for folder in parent.glob("fathom-*-*"):
+            owner = folder.name.split("-")[1]
+            if owner.isdigit() and not Path("/proc", owner).exists():
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 class Group:
@@ -53,7 +65,7 @@ class Group:
 
     def __init__(self, tree: Tree, memory_bytes: int, pids: int) -> None:
         self.tree, self.memory_bytes, self.pids_max = tree, memory_bytes, pids
-        name = f"fathom-{secrets.token_hex(6)}"
+        name = f"fathom-{os.getpid()}-{secrets.token_hex(6)}"
         self.memory, self.pids = tree.memory / name, tree.pids / name
 
     def make(self) -> bool:

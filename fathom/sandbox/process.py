@@ -128,9 +128,9 @@ class Run:
         self.end.wall_s = time.monotonic() - self.started
         self.kill()
         self.drain()
-        status = bytes(self.end.told["status"])
-        if status.startswith(b"!"):
-            raise SandboxError(f"the guard could not start the program: {status[1:].decode(errors='replace')}")
+        status, _, trouble = bytes(self.end.told["status"]).partition(b"!")
+        if trouble:
+            raise SandboxError(f"the guard could not start the program: {trouble.decode(errors='replace')}")
         if status != b"ok" and not (self.end.timed_out or self.group_killed()):
             raise SandboxError(f"the walls did not come up: {self.said() or f'exit status {self.end.code}'}")
 
