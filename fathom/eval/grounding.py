@@ -36,7 +36,7 @@ ID = re.compile(r"[A-Z]{2}\d{4}")
 def lookup(seed: int, level: int) -> Item:
     """One fact; stations with nearly the same name state the same attribute, and its own passages state others."""
     w = Writer(item_rng("lookup", level, seed))
-    subject, relation = w.new(station), STATION_RELATIONS[seed % len(STATION_RELATIONS)]
+    subject, relation = w.new(station), w.rng.choice(STATION_RELATIONS)
     fact = Fact(subject, relation, w.value(relation))
     needed = w.place(fact)
     others = [Fact(w.alike(subject), relation, w.value(relation, (fact.value,))) for _ in range(3)]
@@ -50,8 +50,8 @@ def lookup(seed: int, level: int) -> Item:
 def chain(seed: int, level: int) -> Item:
     """Two or three facts, each naming the subject of the next; a look-alike station begins a chain of its own."""
     w = Writer(item_rng("chain", level, seed))
-    three = seed % 2 == 1
-    first, twin = w.new(station), ""
+    three = w.rng.random() < 0.5
+    first = w.new(station)
     links = _links(w, first, three)
     twin = w.alike(first)
     false = _links(w, twin, three)
@@ -71,7 +71,7 @@ def _links(w: Writer, first: str, three: bool) -> list[Fact]:
 def conflict(seed: int, level: int) -> Item:
     """Three records of one fact with different dates and values; the latest holds. Citing the older ones too is no mistake."""
     w = Writer(item_rng("conflict", level, seed))
-    subject, relation = w.new(station), ("crew", "grant", "director", "port")[seed % 4]
+    subject, relation = w.new(station), w.rng.choice(("crew", "grant", "director", "port"))
     values: tuple[str, ...] = ()
     for _ in range(3):
         values += (w.value(relation, values),)
@@ -91,13 +91,13 @@ def gather(seed: int, level: int) -> Item:
     port = w.new(harbour)
     twin = w.alike(port)
     w.closed |= {("port", port), ("port", twin)}
-    stations = [w.new(station) for _ in range(3 + seed % 2)]
+    stations = [w.new(station) for _ in range(w.rng.choice((3, 4)))]
     false = [w.new(station) for _ in range(2)]
     links = w.place(*(Fact(s, "port", port) for s in stations))
     decoys = w.scatter(*(Fact(s, "port", twin) for s in false))
     crews = [Fact(s, "crew", w.value("crew")) for s in (*stations, *false)]
     counts = w.scatter(*crews)
-    if seed % 4 < 2:
+    if w.rng.random() < 0.5:
         text, value, shape = f"Which stations are supplied through {port}?", "; ".join(stations), "names"
         return _item("gather", seed, level, w, text, value, shape, [p.id for p in links], [], [("; ".join(false), p.id) for p in decoys])
     text = f"How many people are the crews of all stations that are supplied through {port}, together?"
@@ -112,7 +112,7 @@ SHAPES = {"number": "the number, in digits", "name": "the name, nothing else", "
 
 def _item(kind: str, seed: int, level: int, w: Writer, question: str, value: str, shape: str, required: Sequence[str],
           allowed: Sequence[str], decoys: Sequence[tuple[str, str]]) -> Item:
-    depth = DEPTHS[seed % len(DEPTHS)]
+    depth = w.rng.choice(DEPTHS)
     document = w.finish(LENGTHS[level - 1], depth)
     text = f"{PREAMBLE}{document}\n\nQuestion: {question}{FORMAT.format(shape=SHAPES[shape])}"
     payload = {"answer": value, "shape": shape, "required": list(required), "allowed": [*required, *allowed],

@@ -1,0 +1,171 @@
+"""Asks a run's items, many at once, and judges the answers. All it learns goes through the store; it can be killed anywhere.
+
+A thread takes one asking of one item through its turns: what the store already has is not asked again, each new answer is
+stored before the next turn, and the verdict follows the last one. Threads are daemons and talk to the main thread through one
+queue, so that Ctrl-C is heard at once, even while an endpoint keeps silent.
+"""
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from fathom.errors import UserError
+from fathom.eval.client import Failure, Log, Refused
+from fathom.eval.items import Kind, Verdict, visible
+from fathom.eval.pools import Probe
+from fathom.eval.store import Attempt, Key, Reply, Store
+
+
+class Model(Protocol):
+    """What can be asked. `ask` may be called from several threads; it raises as client.Endpoint.ask does."""
+
+    name: str
+
+    def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, request_id: str, log: Log) -> Reply:
+        """One answer to the messages."""
+
+    def body(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> dict[str, Any]:
+        """The request as it is sent, for the store."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
+class LocalModel:
+    """A model in this process: chat(messages, max_tokens=…, temperature=…) -> text, or an object like Reply.
+
+    Args:
+        name: how the run is called.  chat: is called from one thread at a time.  temperature: passed on; None is left to the model.
+    """
+
+    def __init__(self, name: str, chat: Callable[..., Any], temperature: float | None = 0.0) -> None:
+        self.name, self.chat, self.temperature = name, chat, temperature
+        self._one = threading.Lock()
+
+    def body(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> dict[str, Any]:
+        """The call's arguments."""
+        body = {"model": self.name, "messages": [dict(m) for m in messages], "max_tokens": max_tokens, "temperature": self.temperature}
+        return {key: value for key, value in body.items() if value is not None}
+
+    def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, request_id: str, log: Log) -> Reply:
+        """One call. A UserError of the model (a prompt beyond its context) is a refusal of this item."""
+        body = self.body(messages, max_tokens)
+        del body["model"]
+        with self._one:
+            began = datetime.now(UTC)
+            try:
+                answer = self.chat(body.pop("messages"), **body)
+            except UserError as error:
+                raise Refused(error.one_line()) from None
+            seconds = (datetime.now(UTC) - began).total_seconds()
+        log(Attempt(200, False, seconds, ""))
+        if isinstance(answer, str):
+            return Reply(answer, seconds=seconds)
+        fields = {name: getattr(answer, name) for name in Reply.__dataclass_fields__ if hasattr(answer, name)}
+        return Reply(**{**fields, "seconds": seconds})
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to one asking. verdict: None where no answer came.  asked: how many requests it took (0: all was stored)."""
+
+    probe: Probe
+    repeat: int
+    verdict: Verdict | None
+    asked: int
+    trouble: str = ""
+
+
+def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str, kinds: Mapping[str, Kind], *, concurrency: int,
+               sandbox: object = None, tell: Callable[[Event], None] = lambda event: None) -> bool:
+    """Asks and judges all that the store lacks. True when every asking has its verdict.
+
+    Args:
+        probes: the run's, in the order of asking.  kinds: by name; those of `ready` items are needed too.
+        concurrency: threads.  sandbox: handed to the judges.  tell: called in this thread for each asking, stored ones too.
+
+    Raises UserError where going on is pointless: a wrong key or address, or nothing but failures or refusals from the start.
+    """
+    replies, verdicts = store.replies(run_id), store.verdicts(run_id)
+    jobs: queue.SimpleQueue[tuple[Probe, int]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+    stop = threading.Event()
+    open_jobs = 0
+    for repeat in range(max((p.repeats for p in probes), default=0)):  # all first askings before any second one
+        for probe in probes:
+            if repeat >= probe.repeats:
+                continue
+            if (probe.id, repeat) in verdicts:
+                tell(Event(probe, repeat, verdicts[probe.id, repeat], 0))
+            else:
+                jobs.put((probe, repeat))
+                open_jobs += 1
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                probe, repeat = jobs.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put(_one(probe, repeat, model, store, run_id, kinds, replies, sandbox, stop))
+            except BaseException as error:  # handed to the main thread, which raises it
+                done.put(error)
+                return
+
+    for _ in range(min(concurrency, open_jobs)):
+        threading.Thread(target=work, daemon=True).start()
+    complete, heard = True, bool(replies)
+    try:
+        for _ in range(open_jobs):
+            event = done.get()
+            if isinstance(event, BaseException):
+                raise event
+            tell(event)
+            heard = heard or (event.verdict is not None and not event.trouble)
+            complete = complete and event.verdict is not None
+            if event.trouble and not heard:
+                raise UserError("--endpoint", None, f"gave no answer at all: {event.trouble}", "see that it is up and takes such requests")
+    finally:
+        stop.set()
+    return complete
+
+
+def _one(probe: Probe, repeat: int, model: Model, store: Store, run_id: str, kinds: Mapping[str, Kind], replies: Mapping[Key, Reply],
+         sandbox: object, stop: threading.Event) -> Event:
+    """One asking of one item: its turns, then its verdict."""
+    item = probe.item(kinds)
+    messages: list[Mapping[str, str]] = list(item.messages)
+    answers, asked = [], 0
+    now = lambda: datetime.now(UTC).isoformat(timespec="milliseconds")
+    for turn in range(item.turns):
+        key = (item.id, repeat, turn)
+        if turn:
+            messages += [{"role": "assistant", "content": answers[-1]}, {"role": "user", "content": item.followups[turn - 1]}]
+        reply = replies.get(key)
+        if reply is None:
+            if stop.is_set():
+                return Event(probe, repeat, None, asked)
+            store.sent(run_id, key, model.body(messages, item.max_tokens), now())
+            asked += 1
+            try:
+                reply = model.ask(messages, max_tokens=item.max_tokens, request_id=f"{run_id}-{item.id}-{repeat}-{turn}",
+                                  log=lambda attempt, key=key: store.attempted(run_id, key, attempt, now()))
+            except Failure as error:
+                return Event(probe, repeat, None, asked, str(error))
+            except Refused as error:  # final: a verdict, or a restart would ask for it for ever
+                verdict = Verdict(0.0, False, f"refused: {error}"[:500])
+                store.judged(run_id, item.id, repeat, verdict)
+                return Event(probe, repeat, verdict, asked, str(error))
+            store.answered(run_id, key, reply)
+        answers.append(visible(reply.text))
+    verdict = kinds[item.kind].judge(item, answers, sandbox=sandbox)
+    store.judged(run_id, item.id, repeat, verdict)
+    return Event(probe, repeat, verdict, asked)
