@@ -1,0 +1,117 @@
+"""The steps of a run, with everything that happens between them: evaluation, checkpoints, metrics, the end.
+
+`run_steps` is a generator: it does the work and says what happened; whoever iterates shows it. What it does at a step depends on the
+step, except for checkpoints, which go by the clock and change nothing in the run.
+
+Stopping: when `should_stop()` turns true, the step is finished and a checkpoint is made. Being killed is fine too.
+"""
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from ..errors import UserError
+from .data.store import TokenStore
+from .evaluate import choose_documents, compressors, score
+from .run import RunFolder
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step was made; `line` is its line of metrics.jsonl, with "held_out_bits_per_byte" where it was evaluated."""
+
+    line: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was made."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The run was asked to stop and did, with a checkpoint."""
+
+    step: int
+
+
+Event = Stepped | Saved | Stopped
+
+
+def run_steps(trainer: Trainer, run: RunFolder, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train to the last step, or until asked to stop. The run folder must be locked by this process.
+
+    Raises:
+        UserError: the disk is full (the checkpoints before stay whole), or the loss is no longer finite.
+    """
+    recipe = trainer.recipe
+    held_out = TokenStore(run.data, "held_out")
+    texts = held_out.texts()
+    sample = choose_documents(texts, recipe.evaluation.sample_bytes)
+    saved_at = time.monotonic()
+    while trainer.step < recipe.schedule.steps:
+        line = trainer.train_step()
+        if trainer.step % recipe.evaluation.steps == 0 or trainer.step == recipe.schedule.steps:
+            found = score(trainer.model, held_out, texts, sample, recipe.evaluation_length, trainer.device)
+            line["held_out_bits_per_byte"] = found.bits_per_byte
+        with disk_errors(run):
+            run.append_metrics(line)
+        yield Stepped(line)
+        stop = should_stop()
+        last = trainer.step == recipe.schedule.steps
+        if last or stop or time.monotonic() - saved_at > 60 * recipe.checkpoint.minutes:
+            with disk_errors(run):
+                folder = run.save_checkpoint(trainer.step, trainer.save, recipe.checkpoint.keep)
+            saved_at = time.monotonic()
+            yield Saved(trainer.step, folder)
+        if stop and not last:
+            yield Stopped(trainer.step)
+            return
+
+
+def final_results(trainer: Trainer, run: RunFolder, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Evaluate the finished run on the held-out documents, beside gzip and xz on the same ones; writes and returns results.json."""
+    held_out = TokenStore(run.data, "held_out")
+    texts = held_out.texts()
+    chosen = choose_documents(texts, trainer.recipe.evaluation.final_bytes)
+    found = score(trainer.model, held_out, texts, chosen, trainer.recipe.evaluation_length, trainer.device, progress)
+    results = {"step": trainer.step, "tokens": trainer.tokens, "training_seconds": trainer.seconds, "threads": torch.get_num_threads(),
+               "held_out": found.to_dict(), "compressors": compressors([texts[i] for i in chosen])}
+    with disk_errors(run):
+        run.write_results(results)
+    return results
+
+
+@contextmanager
+def disk_errors(run: RunFolder) -> Iterator[None]:
+    """Turn "disk full" into one line that says what is safe and what to do."""
+    try:
+        yield
+    except (OSError, UserError, SafetensorError) as error:
+        if _errno(error) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        steps = [step for step, _ in run.checkpoints()]
+        safe = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no checkpoint yet"
+        remedy = f"free some space, then: fathom train --resume {run.path}"
+        raise UserError("disk", run.path, f"full while writing; {safe}", remedy) from error
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's error number behind an exception; safetensors only has it in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else _errno(error.__cause__) if error.__cause__ else None
