@@ -1,0 +1,151 @@
+"""Open a checkpoint and pour it into tensors that already exist.
+
+Opening reads the configuration and every file's header, translates the names, and checks the whole against the table of
+parameters: what is missing, unexpected or of another shape is known before the first byte of a weight is touched. Loading then
+goes through the files in the order of their bytes, a piece at a time: map, decode, copy into place, hand the pages back. So a
+model exists once, in its final type, plus some megabytes.
+
+The reader is a stranger to the model: it knows names and shapes (`fathom.config.parameters`), not modules.
+Source: SPEC section 4.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig, Param, parameters, read_config
+from ..errors import UserError
+from .compare import Mismatch, compare, dims
+from .locate import Place, locate, open_files, scale_name
+from .replace import readable
+from .stored import Stored
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+class Checkpoint:
+    """An open checkpoint folder; made by `open_checkpoint`.
+
+    Attributes:
+        folder: where it is.
+        config: the model that the files hold: config.json's, without the MTP block if the files have none.
+        notices: what a user should know, a sentence each; mostly empty.
+    """
+
+    def __init__(self, folder: Path, config: ModelConfig, places: Mapping[str, Place], notices: tuple[str, ...]) -> None:
+        self.folder, self.config, self.notices = folder, config, notices
+        self.params = {p.name: p for p in parameters(config)}
+        self._places = places
+
+    def load_into(self, targets: Mapping[str, Tensor], progress: Progress | None = None) -> None:
+        """Fill every parameter of a model.
+
+        Args:
+            targets: tensor of each parameter by its name in the table (`Param.name`, routed experts stacked), of any dtype and on
+                any device; quantised weights are decoded, all are cast. Nothing else is allocated but pieces of some megabytes.
+            progress: called with (bytes done, bytes in all), counted in the targets, after each parameter.
+
+        Raises:
+            UserError: the targets are another model's (missing, unexpected, misshapen names: the first few and the count), a
+                routing table is broken, or a number doesn't fit into fp16.
+        """
+        wrong = Mismatch("the checkpoint", "the model's parameters")
+        wrong.missing += [name for name in self.params if name not in targets]
+        wrong.unexpected += [name for name in targets if name not in self.params]
+        wrong.misshapen += [f"{name} is {dims(p.shape)} in the checkpoint, {dims(tuple(targets[name].shape))} in the model"
+                            for name, p in self.params.items() if name in targets and tuple(targets[name].shape) != p.shape]
+        wrong.raise_if_any(str(self.folder), "is a checkpoint of another configuration",
+                           "build the model from the config.json in that folder, or give a checkpoint of this one")
+        sizes = {name: t.numel() * t.element_size() for name, t in targets.items()}
+        done = 0
+        for param in sorted(self.params.values(), key=self._position):
+            self._fill(param, targets[param.name].detach())
+            done += sizes[param.name]
+            if progress is not None:
+                progress(done, sum(sizes.values()))
+
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """One parameter (`Param.name`, its experts stacked) as a new tensor in `dtype`.
+
+        Without a dtype it has the stored one; quantised weights then come in bf16, which holds them exactly.
+        """
+        param = self.params[name]
+        if dtype is None:
+            stored = self.stored(param.tensor_names()[0])
+            dtype = stored.weight.dtype if stored.quantised is None else torch.bfloat16
+        out = torch.empty(param.shape, dtype=dtype)
+        self._fill(param, out)
+        return out
+
+    def stored(self, tensor_name: str) -> Stored:
+        """A published tensor (one of `Param.tensor_names()`) as the file holds it: a read-only view, with its scales."""
+        scale = self._places.get(scale_name(tensor_name))
+        return Stored(tensor_name, self._places[tensor_name].view(), None if scale is None else scale.view())
+
+    def release(self, tensor_name: str) -> None:
+        """Hand the file pages of a published tensor back to the system; it can still be read again."""
+        for name in (tensor_name, scale_name(tensor_name)):
+            if name in self._places:
+                self._places[name].file.release(self._places[name].name)
+
+    def check_routing(self, param: Param, table: Tensor) -> None:
+        """A token's experts must exist and be distinct: one that is chosen twice would count twice.
+
+        Args:
+            table: tid2eid, [vocab, top_k].
+
+        Raises:
+            UserError: naming the table and the first token that breaks the rule.
+        """
+        experts = table.sort(dim=-1).values
+        bad = (experts[:, 1:] == experts[:, :-1]).any(-1) | (experts[:, 0] < 0) | (experts[:, -1] >= self.config.n_routed_experts)
+        if bool(bad.any()):
+            token = int(bad.nonzero()[0, 0])
+            raise UserError(f"{self.folder}: {param.name}", f"{table[token].tolist()} for token {token}",
+                            f"a token's experts are distinct and from 0 to {self.config.n_routed_experts - 1}",
+                            "put the real routing table into the checkpoint (a freshly built transformers model has zeros)")
+
+    def _fill(self, param: Param, target: Tensor) -> None:
+        for i, name in enumerate(param.tensor_names()):
+            part = target[i] if param.experts else target
+            for start, stop, piece in self.stored(name).pieces():
+                part[start:stop].copy_(piece.values(part.dtype))
+            self.release(name)
+        if param.storage == "int64":
+            self.check_routing(param, target)
+
+    def _position(self, param: Param) -> tuple[str, int]:
+        place = self._places[param.tensor_names()[0]]
+        return str(place.file.path), place.file.entries[place.name].start
+
+
+def open_checkpoint(folder: str | Path) -> Checkpoint:
+    """Open a checkpoint: one safetensors file or an index with shards, in the published or either of transformers' spellings.
+
+    If config.json counts an MTP block and the files have none (transformers drops it), the checkpoint's config goes without, and a
+    notice says so; likewise for an MTP block that config.json doesn't count.
+
+    Raises:
+        UserError: nothing there, a damaged or missing shard, or tensors that don't make up the model of config.json.
+    """
+    folder, interrupted = readable(Path(folder))
+    if not folder.is_dir():
+        raise UserError(str(folder), None, "no such folder", "give a checkpoint folder: config.json and *.safetensors")
+    config = read_config(folder)
+    places, twice = locate(open_files(folder))
+    notices = [interrupted] if interrupted else []
+    has_mtp = any(name.startswith("mtp.") for name in places)
+    if config.num_nextn_predict_layers and not has_mtp:
+        config = config.without_mtp()
+        notices.append("config.json counts an MTP block, but the files have none: the model goes without it and without speculation")
+    elif has_mtp and not config.num_nextn_predict_layers:
+        places = {name: place for name, place in places.items() if not name.startswith("mtp.")}
+        notices.append("the files have an MTP block, but config.json doesn't count it (num_nextn_predict_layers = 0): passed over")
+    wrong = Mismatch("config.json", "the files")
+    wrong.unexpected += twice
+    compare(places, parameters(config), wrong)
+    wrong.raise_if_any(str(folder), "doesn't hold the model of its config.json", "copy config.json and all shards from one source")
+    return Checkpoint(folder, config, places, tuple(notices))
