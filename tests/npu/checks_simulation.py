@@ -8,31 +8,36 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from tests.npu import simulation
 
 
-def bits(x: object) -> list[tuple]:
-    """Every tensor in x (nested), as dtype, shape and bytes on the host; other values as they are."""
-    if isinstance(x, Tensor):
-        host = x.detach().to("cpu").contiguous()
-        return [(str(host.dtype), tuple(host.shape), host.reshape(-1).view(torch.uint8).numpy().tobytes())]
-    if isinstance(x, dict):
-        return [b for key in sorted(x) for b in [key, *bits(x[key])]]
-    if isinstance(x, (tuple, list)):
-        return [b for item in x for b in bits(item)]
-    return [x]
-
-
 def same_on_both(work: Callable[[str], object]) -> None:
-    """work(device) gives the same bits on "cpu" and on "npu:0", and its tensors lie where they should."""
-    results = {}
+    """work(device) gives the same bits on "cpu" and on "npu:0", in tensors that lie where they should."""
+    results = []
     for device in ("cpu", "npu:0"):
         torch.manual_seed(0)
-        results[device] = work(device)
-        for t in torch.utils._pytree.tree_leaves(results[device]):
-            assert not isinstance(t, Tensor) or t.device == torch.device(device), f"a result lies on {t.device}, not on {device}"
-    assert bits(results["cpu"]) == bits(results["npu:0"]), f"npu and CPU differ: {results}"
+        leaves, structure = pytree.tree_flatten_with_path(work(device))
+        for path, leaf in leaves:
+            assert not isinstance(leaf, Tensor) or leaf.device == torch.device(device), f"result{pytree.keystr(path)} lies on {leaf.device}"
+        results.append((leaves, structure))
+    (ours, structure), (theirs, other_structure) = results
+    assert structure == other_structure
+    different = [f"result{pytree.keystr(path)}: {difference(a, b)}" for (path, a), (_, b) in zip(ours, theirs) if difference(a, b)]
+    assert not different, "npu and CPU differ in\n" + "\n".join(different)
+
+
+def difference(a: object, b: object) -> str:
+    """What tells two leaves apart, bit by bit; empty when nothing does."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return "" if a == b else f"{a} and {b}"
+    a, b = (t.detach().to("cpu").contiguous() for t in (a, b))
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
+    if torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)):
+        return ""
+    return f"values of {a.dtype} {tuple(a.shape)}, up to {(a.double() - b.double()).abs().max().item():.2e}"
 
 
 def raises(call: Callable[[], object], *words: str) -> None:
@@ -74,6 +79,14 @@ def check_views_and_in_place():
         assert x._version > 0
         return [x, y, x.unfold(2, 2, 1), x.permute(2, 0, 1).contiguous(), x[:1].expand(5, 3, 4), x.as_strided((2, 2), (1, 5)),
                 x.diagonal(0, 1, 2)]
+    same_on_both(work)
+
+
+def check_empty_tensors():
+    def work(d):
+        none, row = torch.zeros(0, 1, device=d), torch.ones(4, device=d)
+        return [none * row, none @ torch.ones(1, 3, device=d), torch.cat([none, row.view(4, 1)]), none.sum(0), none.sort(0),
+                row[row > 2], row[:0] + 1, torch.add(none, row, out=torch.empty(0, 4, device=d)), torch.add(row, 1, out=row[:0].clone())]
     same_on_both(work)
 
 
@@ -122,6 +135,15 @@ def check_autograd():
         grad.square().sum().backward()
         return [loss.detach(), grad.detach(), w.grad]
     same_on_both(work)
+
+
+def check_operators_that_torch_would_take_apart():
+    def work(d):
+        x = torch.randn(40, 33, device=d, requires_grad=True)
+        (F.silu(x) * F.layer_norm(x, (33,)) + F.mish(x)).square().sum().backward()
+        return [x.grad, torch.stack([x, x]).detach(), (x > 0).any(dim=(0, 1))]
+    same_on_both(work)
+    assert simulation.operators["aten::silu_backward"] == 1
 
 
 def check_custom_function_and_recomputation():
@@ -238,6 +260,11 @@ def check_refused_dtypes():
         raises(lambda: torch.ones(2, device="npu", dtype=dtype), str(dtype))  # noqa: B023
         raises(lambda: torch.ones(2, device="npu").to(dtype), str(dtype))  # noqa: B023
     assert torch.float64 in simulation.refused
+
+
+def check_printing():
+    shown = repr(torch.tensor([1.5, 2.0], device="npu"))
+    assert "1.5" in shown and "npu:0" in shown
 
 
 def check_operators_are_counted():

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
 import types
 from collections import Counter
@@ -48,10 +49,13 @@ def install(refuse: Iterable[torch.dtype] = ()) -> None:
     aten_kernels, everything = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
     for name, kernel in KERNELS.items():
         aten_kernels.impl(name, kernel, "PrivateUse1")
+    for overload in decomposed_elsewhere():
+        aten_kernels.impl(overload, functools.partial(fallback, overload), "PrivateUse1")
     everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     everything.fallback(fallback, "PrivateUse1")
     _libraries.extend([aten_kernels, everything])
     torch.serialization.register_package(15, storage_tag, restore_storage)
+    torch._tensor_str._str = print_from_host(torch._tensor_str._str)
 
 
 # Re-tagging: the same memory under another device's name
@@ -94,13 +98,13 @@ def fallback(op, *args, **kwargs):
     operators[name] += 1
     if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
         return op._op_dk(CPU_KEY, *args, **kwargs)  # a view
-    writes_out = any(a.kwarg_only and a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
+    outs = {a.name for a in schema.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write}
     lent: dict[int, tuple[Tensor, Tensor, torch.Size]] = {}  # id of the host alias → alias, npu tensor, shape before the call
 
-    def lend(x):
+    def lend(x, written=False):
         if on_npu(x):
-            # an empty out= tensor will be resized, and borrowed memory can't grow: the kernel gets one that can
-            alias = torch.empty(0, dtype=x.dtype) if writes_out and x.numel() == 0 else to_host(x)
+            # an empty out= tensor may be resized, and borrowed memory can't grow: the kernel gets one that can
+            alias = torch.empty(x.shape, dtype=x.dtype) if written and x.numel() == 0 else to_host(x)
             lent[id(alias)] = alias, x, alias.shape
             return alias
         if isinstance(x, Tensor) and x.dim() and schema.name not in TAKES_HOST_INDICES:
@@ -115,7 +119,8 @@ def fallback(op, *args, **kwargs):
             return x
         return lent[id(x)][1] if id(x) in lent else to_npu(x)
 
-    host_args, host_kwargs = pytree.tree_map(lend, (numbers_as_tensors(schema, args), kwargs))
+    host_args = pytree.tree_map(lend, numbers_as_tensors(schema, args))
+    host_kwargs = {name: pytree.tree_map(lambda x, w=name in outs: lend(x, w), value) for name, value in kwargs.items()}
     out = op(*host_args, **host_kwargs)
     for alias, original, shape in lent.values():
         if alias.shape != shape:
@@ -135,6 +140,22 @@ def numbers_as_tensors(schema, args):
         return value
 
     return tuple(as_tensor(value, parameter) for value, parameter in zip(args, schema.arguments))
+
+
+def decomposed_elsewhere() -> list[torch._ops.OpOverload]:
+    """Operators that the CPU computes whole but that torch, given no kernel, would take apart: silu_backward, native_layer_norm...
+
+    The parts round differently, and an NPU has most of them whole; with a kernel of their own they keep the CPU's bits.
+    """
+    def has(name: str, key: str) -> bool:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::") and has(name, "CPU")]
+    taken_apart = [name for name in names if has(name, "CompositeImplicitAutograd") or has(name, "CompositeExplicitAutograd")]
+    return [
+        getattr(getattr(aten, base), overload or "default")
+        for base, _, overload in (name.removeprefix("aten::").partition(".") for name in taken_apart)
+    ]
 
 
 def only_first(device: torch.device | None) -> None:
@@ -229,6 +250,15 @@ def restore_storage(storage, location):
         return None
     only_first(torch.device(location))
     return to_npu(torch.empty(0, dtype=torch.uint8).set_(storage)).untyped_storage()
+
+
+def print_from_host(original):
+    """torch's text of a tensor, with an npu tensor's values formatted on the host: torch does that in float64."""
+    def text(t, *, tensor_contents=None):
+        if on_npu(t) and tensor_contents is None:
+            tensor_contents = torch._tensor_str._tensor_str(to_host(t.detach()), 0)
+        return original(t, tensor_contents=tensor_contents)
+    return text
 
 
 # torch.npu: what torch and a device layer ask of a backend's module

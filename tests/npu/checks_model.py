@@ -1,0 +1,52 @@
+"""The model on the simulated npu, in fp32 with the reference kernels: training steps, prefill and decoding give the CPU's bits."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from fathom.model import Batch, Run, State, Transformer
+from tests.npu.checks_simulation import same_on_both
+from tests.oracle import randomise, tiny_config
+
+CONFIG = tiny_config(num_hidden_layers=3, compress_ratios=(0, 4, 16, 4), hash_routed=(True, False, False), num_nextn_predict_layers=1)
+
+
+BLOCKS = (5, 2, 8, 0, 11, 3, 7, 1, 10)  # of 16 tokens: the least common multiple of the ratios
+
+
+def model_and_tokens(device: str, length: int) -> tuple[Transformer, torch.Tensor]:
+    """The same weights and tokens whatever the device."""
+    tokens = torch.randint(0, CONFIG.vocab_size, (length,), generator=torch.Generator().manual_seed(3))
+    return randomise(Transformer(CONFIG), 5).to(device), tokens.to(device)
+
+
+def check_two_training_steps():
+    def work(device):
+        model, tokens = model_and_tokens(device, 150)
+        optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+        for _ in range(2):
+            batch = Batch.pack([tokens[:97], tokens[97:]])
+            out = model(batch)
+            second, _ = model.predict_second(out.streams, tokens.roll(-1), batch)
+            loss = F.cross_entropy(model.logits(out.hidden), tokens.roll(-1)) + 0.3 * F.cross_entropy(model.logits(second), tokens.roll(-2))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+        return [losses, model.tensors()]
+    same_on_both(work)
+
+
+@torch.no_grad()
+def check_prefill_and_decode():
+    def work(device):
+        model, tokens = model_and_tokens(device, 140)
+        state = State(CONFIG, num_slots=2, num_blocks=12, precision="fp32", device=device)
+        first = model(Batch(tokens[:130], (Run(0, 130, 1, BLOCKS),)), state).hidden
+        drawn, last = [], first[-1:]
+        for position in range(130, 138):
+            token = model.logits(last).argmax(-1)
+            drawn.append(token)
+            last = model(Batch(token, (Run(position, 1, 1, BLOCKS),)), state).hidden
+        return [first, torch.cat(drawn), last]
+    same_on_both(work)
