@@ -110,7 +110,7 @@ def plan_serving(config: ModelConfig, load: Load, chips: Sequence[Chip], *, prec
     tried = 0
     for chip in chips:
         for count in (devices,) if devices else DEVICE_COUNTS:
-            for layout in layouts(p, chip, count):
+            for layout in layouts(p, chip, count, load.users):
                 tried += 1
                 found = judge(p, chip, layout, load, wishes)
                 if isinstance(found, Option):
@@ -141,8 +141,8 @@ def judge(p: Profile, chip: Chip, layout: Layout, load: Load, wishes: Wishes) ->
     return Option(chip.id, layout, prediction, costs(prediction, chip, layout, load))
 
 
-def layouts(p: Profile, chip: Chip, devices: int) -> Iterator[Layout]:
-    """Every sensible grid of exactly `devices` devices, each once."""
+def layouts(p: Profile, chip: Chip, devices: int, users: float = math.inf) -> Iterator[Layout]:
+    """Every sensible grid of exactly `devices` devices, each once; no more data-parallel groups than users."""
     for tp in _powers(min(devices, chip.domain)):
         if p.groups % tp or p.index_heads % tp or devices % tp:
             continue
@@ -151,7 +151,7 @@ def layouts(p: Profile, chip: Chip, devices: int) -> Iterator[Layout]:
                 continue
             stage = devices // pp
             for cp in _powers(min(stage // tp, MAX_CP)):
-                if stage % (tp * cp):
+                if stage % (tp * cp) or stage // (tp * cp) > users:
                     continue
                 for ep in sorted({math.gcd(stage, p.experts), math.gcd(math.gcd(stage, chip.domain), p.experts)}, reverse=True):
                     yield Layout(tp, ep, pp, cp, stage // (tp * cp))
@@ -172,7 +172,10 @@ def best_by_devices(options: Iterable[Option]) -> list[Option]:
 
 def nothing_fits(config: ModelConfig, name: str, plan: ServingPlan, chips: Sequence[Chip], devices: int | None) -> UserError:
     """The one line for a plan without options: what is missing, by how much, and what would carry the load."""
-    assert not plan.options and plan.rejected
+    assert not plan.options
+    if not plan.rejected:
+        return UserError("devices", devices, f"no grid of so many: stages at most {MAX_PP}, tensor parallelism inside one fast domain",
+                         "take a number with small divisors, such as 8, 16 or 24")
     near = min(plan.rejected, key=_nearness)
     chip = next(c for c in chips if c.id == near.chip)
     field = f"{name} at {plan.precision} on {near.layout.devices} × {near.chip}"
@@ -184,4 +187,5 @@ def nothing_fits(config: ModelConfig, name: str, plan: ServingPlan, chips: Seque
             f"{bytes_text(in_all)} in all (best layout: {near.layout})")
     more = plan_serving(config, plan.load, [chip], precision=plan.precision).options if devices else ()
     enough = min((o.layout.devices for o in more), default=None)
-    return UserError(field, None, text, f"take {enough} devices, or a narrower precision" if enough else "take narrower weights or larger devices")
+    remedy = f"take {enough} devices, or a narrower precision" if enough else "take a narrower precision or larger devices"
+    return UserError(field, None, text, remedy)

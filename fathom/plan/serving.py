@@ -143,7 +143,7 @@ def predict(p: Profile, chip: Chip, layout: Layout, load: Load) -> Prediction:
     decode = _decode_step(p, chip, layout, load.context, together, busy)
     token_time = decode.total * layout.pp
     chunk = min(CHUNK, load.prompt)
-    prefill = _prefill_step(p, chip, layout, load.prompt, chunk)
+    prefill = prompt_step(p, chip, layout, load.prompt, chunk)
     chunks = load.prompt / chunk
     stored = p.block_bytes / p.block_tokens + p.fixed_bytes / load.prompt  # bytes that a cached token costs to bring back
     wire = _expert_link(chip, layout)
@@ -158,7 +158,7 @@ def predict(p: Profile, chip: Chip, layout: Layout, load: Load) -> Prediction:
 
 def memory(p: Profile, chip: Chip, layout: Layout, load: Load) -> dict[str, float]:
     """Bytes that the fullest device needs, by part. `workspace` is an estimate: activations of one chunk and the step's logits."""
-    share = _share(p, layout)
+    share = share_of(p, layout)
     group = -(-load.users // layout.dp)
     blocks = -(-load.context // p.block_tokens)
     own_heads = p.heads / layout.tp
@@ -186,11 +186,11 @@ def _decode_step(p: Profile, chip: Chip, layout: Layout, context: int, sequences
         read += count * (min(context, p.window) * layout.cp + chosen) * p.entry_bytes + count * visible * csa * p.key_bytes
     # context parallelism cuts the history, not the one new token: every rank computes its projections, and partial results are summed
     gather = sum(count for ratio, _, count in p.ratios if ratio) * 4 * p.heads / layout.tp * p.head_dim
-    work = _Work(sequences, busy, 1, core, index, read=sequences * read / layout.cp, gather=sequences * gather)
-    return _step(p, chip, layout, work)
+    work = Work(sequences, busy, 1, core, index, read=sequences * read / layout.cp, gather=sequences * gather)
+    return stage_step(p, chip, layout, work)
 
 
-def _prefill_step(p: Profile, chip: Chip, layout: Layout, prompt: int, chunk: int) -> StepTime:
+def prompt_step(p: Profile, chip: Chip, layout: Layout, prompt: int, chunk: int) -> StepTime:
     """One stage's step of a chunk of tokens a group, averaged over the chunks of a whole prompt."""
     window = visible_sum(prompt, 1, p.window) / prompt
     core = index = 0.0
@@ -201,11 +201,11 @@ def _prefill_step(p: Profile, chip: Chip, layout: Layout, prompt: int, chunk: in
         index += count * visible * csa
     stored = p.block_bytes / p.block_tokens
     read = stored * prompt / 2  # on average half the prompt's entries are there, read once a chunk
-    return _step(p, chip, layout, _Work(chunk, chunk * layout.dp, layout.cp, core, index, read / layout.cp, gather=chunk * stored))
+    return stage_step(p, chip, layout, Work(chunk, chunk * layout.dp, layout.cp, core, index, read / layout.cp, gather=chunk * stored))
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """What one stage's step has to do.
 
     Attributes:
@@ -224,9 +224,9 @@ class _Work:
     gather: float
 
 
-def _step(p: Profile, chip: Chip, layout: Layout, w: _Work) -> StepTime:
+def stage_step(p: Profile, chip: Chip, layout: Layout, w: Work) -> StepTime:
     """Time of one stage's step."""
-    e, share = chip.efficiency, _share(p, layout)
+    e, share = chip.efficiency, share_of(p, layout)
     layers = -(-p.layers // layout.pp)
     bandwidth = chip.bandwidth * e.memory
     # attention, shared expert, router, head: everything but the routed experts
@@ -249,12 +249,12 @@ def _step(p: Profile, chip: Chip, layout: Layout, w: _Work) -> StepTime:
     return StepTime(by["compute"], by["memory"], link, layers * e.layer_overhead)
 
 
-def _links(p: Profile, chip: Chip, layout: Layout, w: _Work, hidden_behind: float) -> float:
+def _links(p: Profile, chip: Chip, layout: Layout, w: Work, hidden_behind: float) -> float:
     """Seconds of one stage's step that wait for links; the experts' traffic is hidden behind `hidden_behind` seconds of their work."""
-    e, share, layers = chip.efficiency, _share(p, layout), -(-p.layers // layout.pp)
+    e, share, layers = chip.efficiency, share_of(p, layout), -(-p.layers // layout.pp)
     links = e.links
-    traffic = w.stage_tokens / layout.stage * p.chosen * p.sent * p.hidden * layers / links
-    exchange = _exchange(chip, layout.ep, traffic) + (2 * layers * e.hop if layout.ep > 1 else 0.0)
+    sent = w.stage_tokens / layout.stage * p.sent * p.hidden * layers / links  # bytes over one copy a token, there and back
+    exchange = _exchange(chip, layout.ep, p.chosen, sent) + (2 * layers * e.hop if layout.ep > 1 else 0.0)
     link = max(0.0, exchange - hidden_behind)
     if layout.tp > 1:
         rounds = 1 if layout.ep > 1 else 2  # after attention; after the experts too where no exchange brings their results home
@@ -269,7 +269,7 @@ def _links(p: Profile, chip: Chip, layout: Layout, w: _Work, hidden_behind: floa
     return link
 
 
-def _share(p: Profile, layout: Layout) -> float:
+def share_of(p: Profile, layout: Layout) -> float:
     """Share of the layers that the fullest stage holds."""
     return -(-p.layers // layout.pp) / p.layers
 
@@ -279,8 +279,12 @@ def _expert_link(chip: Chip, layout: Layout) -> float:
     return chip.scale_up if layout.ep <= chip.domain else chip.scale_out
 
 
-def _exchange(chip: Chip, ep: int, traffic: float) -> float:
-    """Seconds to send `traffic` bytes a device to experts spread evenly over `ep` devices; near and far links work at the same time."""
-    near = (min(ep, chip.domain) - 1) / ep * traffic / chip.scale_up
-    far = max(0, ep - chip.domain) / ep * traffic / chip.scale_out
+def _exchange(chip: Chip, ep: int, chosen: int, sent: float) -> float:
+    """Seconds to send tokens of `sent` bytes a device to `chosen` experts spread evenly over `ep` devices; near and far links overlap.
+
+    A token crosses to another domain once, however many of its experts are there, and is copied inside (V3 report, section 3.2.2).
+    """
+    domains = -(-ep // chip.domain)
+    far = (domains - 1) * (1 - (1 - 1 / domains) ** chosen) * sent / chip.scale_out
+    near = chosen * (min(ep, chip.domain) - 1) / min(ep, chip.domain) * sent / chip.scale_up
     return max(near, far)

@@ -1,13 +1,19 @@
-"""The plan as tables in a terminal. They only lay out what `summary.py` computed; no number is made here."""
+"""The plan as tables in a terminal. They only lay out what was computed elsewhere; no number is made here."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .units import bytes_text, count_text, flops_text
+from .chips import Chip
+from .cost import BreakEven
+from .search import Option, ServingPlan, best_by_devices
+from .serving import KINDS, Layout
+from .training import TrainingPlan
+from .units import bytes_text, count_text, flops_text, money_text, time_text
 
 _PART_NAMES = {
     "embedding": "embedding", "head": "output head", "attention": "attention", "indexer": "indexer", "compressors": "compressors",
@@ -25,9 +31,9 @@ def summary_tables(data: dict[str, Any]) -> RenderableType:
 
 def grid(title: str, *columns: str) -> Table:
     """An empty table in the plan's style: the first column names, the others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = Table(title=title, title_justify="left", title_style="bold italic", box=None, pad_edge=False, header_style="dim")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=bool(i))
+        table.add_column(column, justify="right" if i and column not in ("layout", "reason", "nearest layout") else "left", no_wrap=bool(i))
     return table
 
 
@@ -85,3 +91,95 @@ def _flops(data: dict[str, Any]) -> RenderableType:
 
 def _comparable(data: dict[str, Any]) -> bool:
     return bool(data["parameters"]["total"] >= _COMPARABLE_FROM)
+
+
+def serving_tables(plan: ServingPlan, name: str, chips: dict[str, Chip], incomes: list[BreakEven], top: int) -> RenderableType:
+    """Tables of a serving plan that has options: layouts, the cheapest one in detail, break-even, and why others fail."""
+    load, best = plan.load, plan.options[0]
+    title = (f"{name} at {plan.precision}: {load.users} at once, {load.context:,} tokens each, the last {load.answer:,} generated, "
+             f"{load.hit:.0%} of the prompt cached")
+    parts: list[RenderableType] = [Text(title, style="bold"), Text(), _options(best_by_devices(plan.options)[:top]), Text()]
+    parts.append(_detail(best, chips[best.chip]))
+    if incomes:
+        parts += [Text(), _incomes(incomes)]
+    if plan.rejected:
+        parts += [Text(), _failures((r.chip, r.layout, r.text) for r in plan.rejected)]
+    return Group(*parts, Text(), Text(f"{plan.tried:,} layouts tried. {_honesty(chips[best.chip])}", style="dim"))
+
+
+def _options(options: list[Option]) -> RenderableType:
+    table = grid("Cheapest first (US$ a million tokens)", "devices", "layout", "output", "input", "cached", "tok/s a user", "1st token",
+                 "memory", "bound by")
+    for o in options:
+        p, c = o.prediction, o.costs
+        table.add_row(f"{o.layout.devices} × {o.chip}", str(o.layout), money_text(c.output), money_text(c.input), money_text(c.cached),
+                      f"{1 / p.token_time:.3g}", time_text(p.first_token), bytes_text(p.needed), p.decode.binds)
+    return table
+
+
+def _detail(o: Option, chip: Chip) -> RenderableType:
+    p = o.prediction
+    memory = grid("", "memory a device", "")
+    for part, size in p.memory.items():
+        memory.add_row(part, bytes_text(size))
+    memory.add_row("in all", bytes_text(p.needed), style="bold")
+    memory.add_row("may be used", bytes_text(p.room))
+    step = grid("", "time of a step", "decode", "prompt chunk")
+    for kind in KINDS:
+        step.add_row(kind, time_text(getattr(p.decode, kind)), time_text(getattr(p.prefill, kind)))
+    step.add_row("in all", time_text(p.decode.total), time_text(p.prefill.total), style="bold")
+    step.add_row("tokens/s, all users", f"{p.decode_rate:,.0f}", f"{p.prefill_rate:,.0f}")
+    lines: list[RenderableType] = [_title(f"The cheapest: {o.layout.devices} × {chip.name} ({o.layout}), {money_text(o.costs.hour)} an hour"),
+                                   memory, Text(), step]
+    if o.layout.ep > 1:
+        can = "can" if p.compute_per_byte <= p.hides_up_to else "cannot"
+        lines.append(Text(f"Experts' traffic {can} hide behind their work when compute binds: C/B = {p.compute_per_byte:,.0f} FLOP a byte, "
+                          f"the limit is {p.hides_up_to:,.0f}.", style="dim"))
+    return Group(*lines)
+
+
+def _incomes(incomes: list[BreakEven]) -> RenderableType:
+    table = grid("Against price lists, at this mix of tokens", "price of", "since", "a request brings", "break-even load", "requests a day")
+    for b in incomes:
+        load = f"{b.load:.1%}" if b.load <= 1 else "never"
+        table.add_row(b.model, b.since, money_text(b.income), load, f"{b.requests_per_day:,.0f}" if b.load <= 1 else "")
+    return table
+
+
+def training_tables(plan: TrainingPlan, name: str, chips: dict[str, Chip], top: int) -> RenderableType:
+    """Tables of a training plan that has options."""
+    run, best = plan.run, plan.options[0]
+    title = (f"Training {name} on {count_text(run.tokens)} tokens, {count_text(run.batch)} a step, sequences of {run.length:,}, "
+             f"{plan.precision}: {plan.flops:.3g} FLOP (6 × active × tokens)")
+    table = grid("Cheapest first", "devices", "layout", "days", "cost", "MFU", "memory", "bound by")
+    firsts = {(o.chip, o.layout.devices): o for o in reversed(plan.options)}
+    for o in sorted(firsts.values(), key=lambda o: o.cost)[:top]:
+        table.add_row(f"{o.layout.devices} × {o.chip}", str(o.layout), f"{o.days:,.1f}", money_text(o.cost), f"{o.use:.1%}",
+                      bytes_text(o.needed), o.binds)
+    memory, step = grid("", "memory a device", ""), grid("", "time of a step", "")
+    for part, size in best.memory.items():
+        memory.add_row(part, bytes_text(size))
+    for part, seconds in best.step.items():
+        step.add_row(part, time_text(seconds))
+    chip = chips[best.chip]
+    parts: list[RenderableType] = [Text(title, style="bold"), Text(), table, Text(),
+                                   _title(f"The cheapest: {best.layout.devices} × {chip.name} ({best.layout})"), memory, Text(), step]
+    if plan.misses:
+        parts += [Text(), _failures(plan.misses)]
+    return Group(*parts, Text(), Text(_honesty(chip), style="dim"))
+
+
+def _failures(failures: Iterable[tuple[str, Layout, str]]) -> RenderableType:
+    table = grid("Why others fail", "devices", "reason", "nearest layout")
+    for chip, layout, why in failures:
+        table.add_row(f"{layout.devices} × {chip}", why, str(layout))
+    return table
+
+
+def _title(text: str) -> Text:
+    return Text(text, style="bold italic")
+
+
+def _honesty(chip: Chip) -> str:
+    guesses = sorted(chip.estimates)
+    return f"Estimates among the figures of {chip.id}: {', '.join(guesses)}." if guesses else f"No figure of {chip.id} is an estimate."

@@ -25,6 +25,13 @@ def rate_text(value: float, unit: str) -> str:
     return _scaled(value, _SI, 2, unit) + "/s"
 
 
+def money_text(value: float) -> str:
+    """US$: $1,234, $2.87, $0.0013, $18.2 M."""
+    if value >= 1e6:
+        return f"${value / 1e6:,.1f} M"
+    return f"${value:,.0f}" if value >= 1000 else f"${value:.2f}" if value >= 0.995 or not value else f"${value:.2g}"
+
+
 def time_text(seconds: float) -> str:
     """A duration: 12.3 ms, 4.1 s, 3.5 min, 2.0 h, 41 days."""
     for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min"), (172800.0, 1 / 3600, "h")):

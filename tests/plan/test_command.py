@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 
 from fathom.config import preset
 from fathom.errors import UserError
-from fathom.plan.command import plan
+from fathom.plan.command import plan_command
 from fathom.plan.summary import summary
 
 
 @pytest.fixture
 def run():
     app = typer.Typer()
-    app.command()(plan)
+    app.command()(plan_command())
     return lambda *args: CliRunner().invoke(app, list(args), env={"COLUMNS": "100"})
 
 
