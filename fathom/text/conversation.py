@@ -121,14 +121,15 @@ class Merger:
 
 
 def flatten(content: Any, where: str) -> str:
-    """Text of a message's content: a string, None, or a list of parts joined by blank lines; a part that isn't text is named in brackets."""
+    """Text of a message's content: a string, None, or parts, joined by blank lines; a part that isn't text is named in brackets."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
         raise UserError(where, type(content).__name__, "a string or a list of parts such as {type: text, text: …}")
-    return "\n\n".join(str(part.get("text") or "") if part.get("type") == "text" else f"[Unsupported {part.get('type')}]" for part in content)
+    kinds = ((part.get("type"), part) for part in content)
+    return "\n\n".join(str(part.get("text") or "") if kind == "text" else f"[Unsupported {kind}]" for kind, part in kinds)
 
 
 def entries(message: Message, key: str, where: str) -> list[tuple[Any, str]]:

@@ -45,6 +45,7 @@ def encode_messages(
             stand on a system or developer message; `task` on any; `reasoning_content`, `tool_calls` and `wo_eos` on an assistant message.
         thinking_mode: "thinking" or "chat".
         context: messages whose prompt has been written before; they decide with `messages` what is dropped, sorted and closed.
+            (The published module miscounts when a developer message of the context is dropped, and loses a message; this one doesn't.)
         drop_thinking: in thinking mode, forget reasoning before the last user turn; without effect if any message has tools.
         add_default_bos_token: BOS in front, if there is no context.
         reasoning_effort: None, "low", "high", or "max", which puts a paragraph in front in thinking mode.
@@ -55,7 +56,8 @@ def encode_messages(
     Raises:
         UserError: an argument or message that cannot be placed, named by its index.
     """
-    return "".join(text for text, _ in encode_parts(messages, thinking_mode, context, drop_thinking, add_default_bos_token, reasoning_effort))
+    parts = encode_parts(messages, thinking_mode, context, drop_thinking, add_default_bos_token, reasoning_effort)
+    return "".join(text for text, _ in parts)
 
 
 def encode_parts(

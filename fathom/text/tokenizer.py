@@ -17,6 +17,7 @@ import codecs
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,12 @@ class Tokenizer:
         self._definition, self._config = definition, config
         check_definition(definition, origin)
         self._controls: dict[str, int] = {token["content"]: token["id"] for token in definition["added_tokens"]}
+        self._bytes = token_bytes(definition, self._controls, origin)
         try:
             self._bpe = tokenizers.Tokenizer.from_str(json.dumps(without_controls(definition, set(self._controls))))
         except Exception as error:  # the library raises bare Exception for a definition that it cannot use
             raise UserError(origin, str(error), "a tokenizer.json that the tokenizers library reads",
                             "copy the file again or train a new tokenizer") from error
-        self._bytes = token_bytes(definition, self._controls, origin)
         self._control_ids = frozenset(self._controls.values())
         spellings = sorted(self._controls, key=len, reverse=True)  # of two that begin alike the longer one wins, as in the library
         self._control_pattern = re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
@@ -72,17 +73,26 @@ class Tokenizer:
         return cls(read_json(file), read_json(config) if config.is_file() else None, str(file))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes tokenizer.json and tokenizer_config.json into `folder` (made if need be), each atomically."""
+        """Writes tokenizer.json and tokenizer_config.json into `folder` (made if need be), each whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be written; what was there before still is.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = self._config if self._config is not None else {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special.BOS, "eos_token": special.EOS, "pad_token": special.EOS,
             "add_bos_token": False, "add_eos_token": False, "clean_up_tokenization_spaces": False,
         }
-        for name, content in ((FILE, self._definition), (CONFIG_FILE, config)):
-            draft = folder / f".{name}.{os.getpid()}"
-            draft.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-            os.replace(draft, folder / name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in ((FILE, self._definition), (CONFIG_FILE, config)):
+                with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as drafts:
+                    draft = Path(drafts) / name
+                    draft.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+                    os.replace(draft, folder / name)
+        except OSError as error:
+            raise UserError(str(folder), error.strerror, "must be a folder that can be written",
+                            "free some space or give another folder") from error
 
     # ---- sizes and single tokens
 

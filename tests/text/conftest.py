@@ -1,0 +1,16 @@
+"""One small tokenizer for the whole room, trained on this package's own sources."""
+from pathlib import Path
+
+import pytest
+
+import fathom
+from fathom.text import Tokenizer, train_tokenizer
+
+
+def sources() -> list[str]:
+    return [file.read_text(encoding="utf-8") for file in sorted(Path(fathom.__file__).parent.rglob("*.py"))]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(sources(), 1500)
