@@ -62,9 +62,10 @@ def keep(seed: int, level: int) -> Item:
     rule, _ = RULES[name](seal)
     keeper, harbour, town = person(rng), place(rng), place(rng)
     total, spare = rng.randrange(11, 90), rng.randrange(11, 90)
-    lines: list[str] = []
-    while sum(len(line.split()) for line in lines) < WORDS[level - 1]:
+    lines, words = [filler(rng)], 0
+    while words < WORDS[level - 1]:
         lines.append(filler(rng))
+        words += len(lines[-1].split())
     lines.insert(rng.randrange(len(lines)), f"The lighthouse at {town} was kept by {keeper}.")
     story = "\n\n".join(" ".join(lines[i:i + 9]) for i in range(0, len(lines), 9))
     first = (f"A rule for this whole conversation: {rule}. It holds until I write the release word {word}, whatever else I may say. "

@@ -19,6 +19,8 @@ from fathom.eval.items import Kind, Verdict, visible
 from fathom.eval.pools import Probe
 from fathom.eval.store import Attempt, Key, Reply, Store
 
+HOPELESS = 3  # so many askings without an answer, and none with one, and the run stops
+
 
 class Model(Protocol):
     """What can be asked. `ask` may be called from several threads; it raises as client.Endpoint.ask does."""
@@ -40,15 +42,17 @@ class LocalModel:
 
     Args:
         name: how the run is called.  chat: is called from one thread at a time.  temperature: passed on; None is left to the model.
+        room: tokens granted for reasoning on top of an item's own limit.
     """
 
-    def __init__(self, name: str, chat: Callable[..., Any], temperature: float | None = 0.0) -> None:
-        self.name, self.chat, self.temperature = name, chat, temperature
+    def __init__(self, name: str, chat: Callable[..., Any], temperature: float | None = 0.0, room: int = 0) -> None:
+        self.name, self.chat, self.temperature, self.room = name, chat, temperature, room
         self._one = threading.Lock()
 
     def body(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> dict[str, Any]:
         """The call's arguments."""
-        body = {"model": self.name, "messages": [dict(m) for m in messages], "max_tokens": max_tokens, "temperature": self.temperature}
+        body = {"model": self.name, "messages": [dict(m) for m in messages], "max_tokens": max_tokens + self.room}
+        body["temperature"] = self.temperature
         return {key: value for key, value in body.items() if value is not None}
 
     def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, request_id: str, log: Log) -> Reply:
@@ -122,16 +126,17 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
 
     for _ in range(min(concurrency, open_jobs)):
         threading.Thread(target=work, daemon=True).start()
-    complete, heard = True, bool(replies)
+    complete, heard, silent = True, bool(replies), 0
     try:
         for _ in range(open_jobs):
             event = done.get()
             if isinstance(event, BaseException):
                 raise event
             tell(event)
-            heard = heard or (event.verdict is not None and not event.trouble)
+            heard = heard or not event.trouble
             complete = complete and event.verdict is not None
-            if event.trouble and not heard:
+            silent += bool(event.trouble)
+            if not heard and silent >= HOPELESS:
                 raise UserError("--endpoint", None, f"gave no answer at all: {event.trouble}", "see that it is up and takes such requests")
     finally:
         stop.set()

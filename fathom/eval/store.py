@@ -123,7 +123,10 @@ class Store:
         self._claim = handle
 
     def add_run(self, run: Run, probes: list[Probe], items: Iterator[Item]) -> None:
-        """A new run with its items, at once or not at all; `items` are the probes' own, in their order."""
+        """A new run with its items, at once or not at all; `items` are the probes' own, in their order.
+
+        The dimension is the probe's: a user's file is reported apart from the dimension whose judge it uses.
+        """
         with self._lock, self._db:
             number = self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
             settings = json.dumps(run.settings, sort_keys=True)
@@ -131,7 +134,7 @@ class Store:
                              (run.id, number, run.model, run.endpoint, run.mode, run.seed, run.started, run.finished, settings))
             for position, (probe, item) in enumerate(zip(probes, items, strict=True)):
                 self._db.execute("INSERT INTO items VALUES (?,?,?,?,?,?,?,?,?,?,?)", (
-                    run.id, item.id, position, item.dimension, item.kind, item.level, item.seed, probe.repeats, item.fingerprint(),
+                    run.id, item.id, position, probe.dimension, item.kind, item.level, item.seed, probe.repeats, item.fingerprint(),
                     json.dumps(item.payload, ensure_ascii=False), item.max_tokens))
 
     def runs(self, model: str | None = None) -> list[Run]:
