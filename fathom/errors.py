@@ -26,7 +26,7 @@ class UserError(ValueError):
 
     def one_line(self) -> str:
         """The message without line breaks, long values shortened."""
-        parts = [self.field]
+        parts = [" ".join(self.field.split())]
         if self.value is not None:
             shown = " ".join(str(self.value).split())
             parts.append(f"= {shown if len(shown) <= 120 else shown[:117] + '...'}")

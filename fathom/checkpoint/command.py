@@ -32,7 +32,7 @@ def convert_command(
         raise UserError("--shard-gb", shard_gb, "a number above 0")
     console = Console(stderr=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet) as bar:
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
         task = bar.add_task(f"to {precision}", total=None)
         written, notices = convert(source, target, precision, overwrite=overwrite, max_shard_bytes=max(int(shard_gb * 1e9), 1),
                                    progress=lambda done, total: bar.update(task, completed=done, total=total))

@@ -23,7 +23,7 @@ from ..ops import Spans, make_spans
 from .batch import Batch, Run
 from .rope import angles
 
-QUERIES = 256  # queries of a tile at most
+QUERIES = 128  # queries of a tile at most
 CELLS = 1 << 20  # (query, head, key) cells of an attention tile, about
 
 

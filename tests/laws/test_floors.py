@@ -32,7 +32,7 @@ TRAIN = (BELOW_5 - {"engine", "sandbox"})
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in FLOOR_0},
     "device": {"config"},
-    "plan": {"config"},
+    "plan": {"config", "prices", "report"},
     "quant": {"config", "device"},
     "parallel": {"config", "device"},
     "ops": {"quant", "device"},
@@ -46,8 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train/rl": TRAIN | {"engine", "sandbox"},
     "train/distill": TRAIN | {"engine", "sandbox"},
     "bench": BELOW_6,
-    "cli": BELOW_6 | {"train", "bench"},
+    "cli": BELOW_6 | {"train", "bench", "doctor"},
     "__init__": {"session"},
+    "doctor": {"device", "ops"},
 }
 COMPUTED = {  # files that import a name no test can follow, and why that is no way around the floors
     "device.py": "loads the plugin that brings an accelerator's backend to torch",

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..spans import Entries, Spans
 from ..widen import widen
 
+ALIGN = 16  # window keys of a tile come in multiples of this
 GATHER_FROM = 6  # gather chosen entries once a tile sees more than this many times K
 
 
@@ -32,6 +33,7 @@ def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries
     outputs = []
     for q0, q1, w0, w1 in window_spans.tiles:
         query = widen(q[q0:q1]) * q.shape[-1] ** -0.5
+        w0 = max(0, w1 - -(-(w1 - w0) // ALIGN) * ALIGN)  # a few more keys, masked out, for a faster product
         parts = [_block(query, window[w0:w1], window_spans.outside(q0, q1, w0, w1))]
         if entries is not None and entry_spans is not None:
             e0, e1 = entry_spans.reach(q0, q1)
@@ -46,9 +48,9 @@ def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries
 def _chosen(query: Tensor, entries: Entries, picked: Tensor, e0: int, e1: int) -> tuple[Tensor, Tensor]:
     """Logits of the chosen entries and their values: gathered, or as one block of all entries e0..e1 with the others masked out."""
     if e1 - e0 > GATHER_FROM * picked.shape[1]:
-        values = widen(entries.take(picked.clamp(min=0)))  # [Q, K, C]
-        logits = query @ values.transpose(1, 2)
-        return logits.masked_fill((picked < 0).unsqueeze(1), float("-inf")), values
+        values = entries.take(picked.clamp(min=0))  # [Q, K, C]
+        logits = query @ widen(values).transpose(1, 2)
+        return _masked(logits, (picked < 0).unsqueeze(1)), values
     outside = torch.ones(picked.shape[0], e1 - e0 + 1, dtype=torch.bool, device=query.device)
     outside.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), False)  # the last column takes the -1s
     return _block(query, entries.slice(e0, e1), outside[:, :-1])
@@ -56,20 +58,26 @@ def _chosen(query: Tensor, entries: Entries, picked: Tensor, e0: int, e1: int) -
 
 def _block(query: Tensor, keys: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [Q, H, n] of queries [Q, H, C] against shared rows [n, C], -inf where outside [Q, n]; and the rows as values."""
-    keys = widen(keys)
     Q, H, C = query.shape
-    logits = (query.reshape(Q * H, C) @ keys.T).view(Q, H, -1)
-    return logits.masked_fill(outside.unsqueeze(1), float("-inf")), keys
+    logits = (query.reshape(Q * H, C) @ widen(keys).T).view(Q, H, -1)
+    return _masked(logits, outside.unsqueeze(1)), keys
+
+
+def _masked(logits: Tensor, outside: Tensor) -> Tensor:
+    return logits.masked_fill(outside, float("-inf")) if logits.requires_grad else logits.masked_fill_(outside, float("-inf"))
 
 
 def _softmax_sum(parts: list[tuple[Tensor, Tensor]], sink: Tensor) -> Tensor:
     """Σ softmax(logits, sink) · values over all parts: values are [n, C] (shared by all queries) or [Q, n, C]."""
     Q, H, _ = parts[0][0].shape
-    last = sink.to(parts[0][0].dtype).view(1, H, 1).expand(Q, H, 1)
-    weights = torch.cat([*(logits for logits, _ in parts), last], dim=-1).softmax(-1)
-    total = None
-    for (logits, values), p in zip(parts, weights.split([*(part[0].shape[-1] for part in parts), 1], dim=-1), strict=False):
-        n = logits.shape[-1]
-        term = p @ values if values.dim() == 3 else (p.reshape(Q * H, n) @ values).view(Q, H, -1)
+    sink = sink.to(parts[0][0].dtype).unsqueeze(1)  # [H, 1]
+    with torch.no_grad():
+        top = torch.maximum(torch.stack([logits.amax(-1, keepdim=True) for logits, _ in parts]).amax(0), sink)
+    total, below = None, (sink - top).exp()
+    for logits, values in parts:
+        p = (logits - top).exp() if logits.requires_grad else logits.sub_(top).exp_()
+        below = below + p.sum(-1, keepdim=True)
+        weights = p.to(values.dtype)  # one of the published rounding points: weights take the values' type for the product
+        term = widen(weights @ values if values.dim() == 3 else (weights.reshape(Q * H, -1) @ values).view(Q, H, -1))
         total = term if total is None else total + term
-    return total
+    return total / below

@@ -43,17 +43,15 @@ def mhc_mix(X: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, sinkhorn_step
     mix = _join(mixes)
     post = 2 * torch.sigmoid(mix[:, :N] * scale[1] + base[N : 2 * N])
     comb = sinkhorn((mix[:, N:] * scale[2] + base[2 * N :]).T.reshape(N, N, T), sinkhorn_steps, eps)
-    return _join(reads), post, comb.permute(2, 0, 1)
+    return _join(reads), post, comb.permute(2, 0, 1).contiguous()
 
 
 def mhc_expand(X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """New streams [T, N, D] from the old ones and the sublayer's output `out` [T, D]; comb is summed over its FIRST stream axis."""
-    N = X.shape[1]
     results = []
     for x, o, p, c in zip(_slices(X), _slices(out), _slices(post), _slices(comb), strict=True):
-        wide, o = widen(x), widen(o)
-        streams = [sum((c[:, j, k, None] * wide[:, j] for j in range(N)), p[:, k, None] * o) for k in range(N)]
-        results.append(torch.stack(streams, dim=1).to(X.dtype))
+        write = p.unsqueeze(2) * widen(o).unsqueeze(1)  # [T, N, D]
+        results.append(torch.baddbmm(write, c.transpose(1, 2), widen(x)).to(X.dtype))
     return _join(results)
 
 
@@ -84,7 +82,7 @@ def _project(wide: Tensor, fn: Tensor, norm_eps: float) -> Tensor:
 
 
 def _read(wide: Tensor, pre: Tensor) -> Tensor:
-    return sum((pre[:, j, None] * wide[:, j] for j in range(1, wide.shape[1])), pre[:, 0, None] * wide[:, 0])
+    return (pre.unsqueeze(1) @ wide).squeeze(1)
 
 
 def _slices(x: Tensor) -> tuple[Tensor, ...]:

@@ -87,8 +87,12 @@ def _grouped(rows: Tensor, weight: Tensor, layout: _Layout) -> Tensor:
 
 def _swiglu(gate: Tensor, up: Tensor, limit: float, weight: Tensor | None) -> Tensor:
     """silu(min(gate, limit)) · clamp(up, ±limit) · weight, in fp32, rounded once to the input's dtype."""
-    act = F.silu(widen(gate).clamp(max=limit)) * widen(up).clamp(-limit, limit)
-    return (act if weight is None else act * weight).to(gate.dtype)
+    dtype, gate, up = gate.dtype, widen(gate), widen(up)
+    if torch.is_grad_enabled():
+        act = F.silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
+        return (act if weight is None else act * weight).to(dtype)
+    act = F.silu(gate.clamp_(max=limit), inplace=True).mul_(up.clamp_(-limit, limit))  # the same, without four large temporaries
+    return (act if weight is None else act.mul_(weight)).to(dtype)
 
 
 class _Dispatch(torch.autograd.Function):
