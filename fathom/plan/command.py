@@ -110,7 +110,7 @@ def plan_command(measure: Callable[[], Chip] | None = None) -> Callable[..., Non
 
 def _measured(measure: Callable[[], Chip] | None, save: Path | None) -> Chip:
     if measure is None:
-        raise UserError("calibrate", None, "this command was made without anything that measures", "run it as: fathom plan MODEL --calibrate")
+        raise UserError("calibrate", None, "nothing here can measure", "run it from the command line: fathom plan MODEL --calibrate")
     chip = measure()
     if save:
         save.write_text(chip_toml(chip), encoding="utf-8")

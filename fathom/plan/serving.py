@@ -94,6 +94,10 @@ class StepTime:
         """The kind that takes most of it."""
         return max(KINDS, key=lambda kind: getattr(self, kind))
 
+    def data(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**asdict(self), "total": self.total, "binds": self.binds}
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -132,7 +136,7 @@ class Prediction:
 
     def data(self) -> dict[str, Any]:
         """JSON-ready form."""
-        return {**asdict(self), "needed": self.needed, "decode_binds": self.decode.binds, "prefill_binds": self.prefill.binds}
+        return {**asdict(self), "needed": self.needed, "decode": self.decode.data(), "prefill": self.prefill.data()}
 
 
 def predict(p: Profile, chip: Chip, layout: Layout, load: Load) -> Prediction:

@@ -129,8 +129,8 @@ def _detail(o: Option, chip: Chip) -> RenderableType:
         step.add_row(kind, time_text(getattr(p.decode, kind)), time_text(getattr(p.prefill, kind)))
     step.add_row("in all", time_text(p.decode.total), time_text(p.prefill.total), style="bold")
     step.add_row("tokens/s, all users", f"{p.decode_rate:,.0f}", f"{p.prefill_rate:,.0f}")
-    lines: list[RenderableType] = [_title(f"The cheapest: {o.layout.devices} × {chip.name} ({o.layout}), {money_text(o.costs.hour)} an hour"),
-                                   memory, Text(), step]
+    title = _title(f"The cheapest: {o.layout.devices} × {chip.name} ({o.layout}), {money_text(o.costs.hour)} an hour")
+    lines: list[RenderableType] = [title, memory, Text(), step]
     if o.layout.ep > 1:
         can = "can" if p.compute_per_byte <= p.hides_up_to else "cannot"
         lines.append(Text(f"Experts' traffic {can} hide behind their work when compute binds: C/B = {p.compute_per_byte:,.0f} FLOP a byte, "

@@ -1,4 +1,5 @@
 """The verb: what it prints is what was computed, and what it refuses."""
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from fathom.config import preset
 from fathom.errors import UserError
+from fathom.plan.chips import load_chips
 from fathom.plan.command import plan_command
 from fathom.plan.summary import summary
 
@@ -71,3 +73,59 @@ def test_no_torch_is_loaded():
 
 def test_help_shows_an_example(run):
     assert "fathom plan v4-pro" in run("--help").stdout
+
+
+def test_serving_plan_and_its_files(run, tmp_path):
+    made = run("v4-flash", "--chip", "h800", "--chip", "b200", "--users", "16", "--html", str(tmp_path / "p.html"), "--json", "--top", "3")
+    data = json.loads(made.stdout)
+    assert len(data["options"]) == 3 and {o["chip"] for o in data["options"]} <= {"h800", "b200"} and data["break_even"]
+    requests = [o["costs"]["request"] for o in data["options"]]
+    assert requests == sorted(requests) and data["chips"]["h800"]["sources"]["price"]
+    assert "What it takes to serve v4-flash" in (tmp_path / "p.html").read_text()
+    shown = run("v4-flash", "--chip", "h800", "--users", "16").stdout
+    assert "Cheapest first" in shown and "Why others fail" in shown and "experts" in shown and "Estimates among the figures" in shown
+
+
+def test_a_refusal_is_a_user_error(run):
+    refused = run("v4-pro", "--chip", "h200", "--devices", "8", "--precision", "fp16").exception
+    assert isinstance(refused, UserError) and "GB a device more" in str(refused) and "in all" in str(refused)
+
+
+def test_training_plan(run):
+    data = json.loads(run("v4-pro", "--chip", "h800", "--train-tokens", "33e12", "--batch", "94.4e6", "--days", "90", "--json").stdout)
+    assert data["flops"] == pytest.approx(9.67e24, rel=1e-3) and data["options"][0]["days"] <= 90
+    assert "Why others fail" in run("v4-pro", "--chip", "h800", "--train-tokens", "33e12", "--days", "90").stdout
+    late = run("v4-pro", "--chip", "m3-ultra", "--train-tokens", "33e12", "--days", "1").exception
+    assert isinstance(late, UserError) and "days" in str(late)
+
+
+def test_own_chips_and_prices(run, tmp_path):
+    (tmp_path / "c.toml").write_text("[h200]\nprice = 0.35\n")
+    (tmp_path / "p.toml").write_text("[[price]]\nmodel = 'mine'\nfrom = 2026-01-01\ninput = 1\noutput = 2\n")
+    plain = json.loads(run("v4-pro", "--chip", "h200", "--json").stdout)
+    files = ("--chips", str(tmp_path / "c.toml"), "--prices", str(tmp_path / "p.toml"))
+    own = json.loads(run("v4-pro", "--chip", "h200", *files, "--json").stdout)
+    assert own["options"][0]["costs"]["output"] == pytest.approx(plain["options"][0]["costs"]["output"] / 10)
+    assert "mine" in [b["model"] for b in own["break_even"]]
+
+
+def test_calibrate_uses_what_was_measured(tmp_path):
+    measured = dataclasses.replace(load_chips()["xeon"], id="here", name="measured", memory=9e11)
+    app = typer.Typer()
+    app.command()(plan_command(lambda: measured))
+    saved = tmp_path / "here.toml"
+    data = json.loads(CliRunner().invoke(app, ["v4-flash", "--calibrate", "--save-chip", str(saved), "--json"]).stdout)
+    assert data["options"][0]["chip"] == "here" and data["chips"]["here"]["memory"] == 9e11
+    again = json.loads(CliRunner().invoke(app, ["v4-flash", "--chips", str(saved), "--chip", "here", "--json"]).stdout)
+    assert again["options"] == data["options"]
+
+
+def test_calibrate_without_anything_to_measure_with(run):
+    assert "calibrate" in str(run("nano", "--calibrate").exception)
+    assert "only with --calibrate" in str(run("nano", "--save-chip", "x.toml").exception)
+
+
+@pytest.mark.needs("module:matplotlib")
+def test_plot(run, tmp_path):
+    run("v4-flash", "--chip", "h800", "--plot", str(tmp_path / "cost.png"))
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
