@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all, whatever kills the process or the power.
+"""Small files that are there whole or not at all, whatever kills the process or the power; and tidying up after a kill.
 
 The one recipe for it: write under another name, flush to the disk, rename. A rename replaces at once; the flush before it keeps a
-crash from leaving the new name with old, empty content.
+crash from leaving the new name with empty content. Folders are made the same way by `checkpoint.replace_folder`.
 """
 from __future__ import annotations
 
@@ -14,18 +14,9 @@ def write_file(path: Path, content: str) -> None:
     """Write a text file, replacing the old one at once."""
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(content, encoding="utf-8")
-    _flush(draft)
+    flush(draft)
     os.replace(draft, path)
-    _flush(path.parent)
-
-
-def publish(draft: Path, final: Path) -> None:
-    """Give a finished folder (no subfolders) its name; `final` must not exist."""
-    for file in sorted(draft.iterdir()):
-        _flush(file)
-    _flush(draft)
-    os.rename(draft, final)
-    _flush(final.parent)
+    flush(path.parent)
 
 
 def remove(folder: Path) -> None:
@@ -37,12 +28,12 @@ def remove(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a killed process left unfinished in `folder`."""
-    for path in folder.glob(".*.partial"):
+    """Delete what a killed process left unfinished in `folder`: everything hidden."""
+    for path in folder.glob(".*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """fsync of a file, or of a folder's list of names."""
     handle = os.open(path, os.O_RDONLY)
     try:

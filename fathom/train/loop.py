@@ -8,7 +8,6 @@ Stopping: when `should_stop()` turns true, the step is finished and a checkpoint
 from __future__ import annotations
 
 import errno
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from ..errors import UserError
 from .data.store import TokenStore
@@ -100,18 +98,12 @@ def disk_errors(run: RunFolder) -> Iterator[None]:
     """Turn "disk full" into one line that says what is safe and what to do."""
     try:
         yield
-    except (OSError, UserError, SafetensorError) as error:
-        if _errno(error) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, UserError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if getattr(cause, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         steps = [step for step, _ in run.checkpoints()]
         safe = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no checkpoint yet"
         remedy = f"free some space, then: fathom train --resume {run.path}"
         raise UserError("disk", run.path, f"full while writing; {safe}", remedy) from error
 
-
-def _errno(error: BaseException) -> int | None:
-    """The system's error number behind an exception; safetensors only has it in its text."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else _errno(error.__cause__) if error.__cause__ else None

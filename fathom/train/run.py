@@ -24,10 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..checkpoint import replace_folder
 from ..config import ModelConfig, config_to_dict, read_config
 from ..config.recipe import Recipe, read_recipe, recipe_to_toml
 from ..errors import UserError
-from .durable import publish, remove, sweep, write_file
+from .durable import remove, sweep, write_file
 
 _STEP = re.compile(r"step-(\d+)")
 
@@ -76,7 +77,6 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError("run", self.path, "another process is training here", "wait for it, or take another --name") from error
-        sweep(self.path)
         sweep(self.path / "checkpoints")
 
     def unlock(self) -> None:
@@ -105,10 +105,9 @@ class RunFolder:
         folder = self.path / "checkpoints" / f"step-{step}"
         if folder.exists():
             return folder  # a run is deterministic: it holds the same bits
-        draft = folder.with_name(f".{folder.name}.partial")
         try:
-            write(draft)
-            publish(draft, folder)
+            with replace_folder(folder) as new:
+                write(new)
         except BaseException:
             sweep(folder.parent)
             raise

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import device as devices
-from ..checkpoint import open_checkpoint, save_checkpoint
+from ..checkpoint import TensorFile, open_checkpoint, save_checkpoint, write_tensor_file
 from ..config import ModelConfig, parameters
 from ..config.recipe import Recipe
 from ..errors import UserError
@@ -30,6 +29,7 @@ from ..text import Tokenizer
 from ..text.special import FIM_BEGIN, FIM_END, FIM_HOLE
 from .data.pack import FimIds, Packer, Position
 from .data.store import TokenStore
+from .durable import write_file
 from .loss import Sample, Sizes, imbalance, losses, update_biases
 from .optim import Optimizers
 from .precision import DTYPES, repeatable
@@ -95,13 +95,15 @@ class Trainer:
                 "tokens_per_second": sizes.tokens / seconds}
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint into `folder` (new): a model that anything can load, and the training state beside it."""
+        """Write a checkpoint into `folder` (empty): a model that anything can load, and the training state beside it."""
         save_checkpoint(folder, self.config, self.model.tensors(), dtype=torch.float32)
         self.tokenizer.save(folder)
-        save_file({name: tensor.cpu() for name, tensor in self.optimizers.state().items()}, folder / "training.safetensors")
+        remembered = self.optimizers.state()
+        specs = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in remembered.items()]
+        write_tensor_file(folder / "training.safetensors", specs, remembered.values())
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "position": asdict(self.position),
                  "threads": torch.get_num_threads(), "torch": torch.__version__}
-        (folder / "training.json").write_text(json.dumps(state, indent=1) + "\n")
+        write_file(folder / "training.json", json.dumps(state, indent=1) + "\n")
 
     def load(self, folder: Path) -> str:
         """Take up the run where the checkpoint left it; returns a warning when the rest may differ in the last bits, else "".
@@ -110,16 +112,16 @@ class Trainer:
             UserError: the checkpoint is damaged or belongs to another model.
         """
         open_checkpoint(folder).load_into(self.model.tensors())
+        saved, own = TensorFile(folder / "training.safetensors"), self.optimizers.state()
         try:
-            saved = load_file(folder / "training.safetensors")
             state = json.loads((folder / "training.json").read_text())
         except (OSError, ValueError) as error:
-            raise UserError("checkpoint", folder, f"a training state that can be read, but: {error}", REMEDY) from error
-        own = self.optimizers.state()
-        if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in own.items()}:
+            raise UserError("checkpoint", folder / "training.json", f"a file that can be read, but: {error}", REMEDY) from error
+        if {name: entry.shape for name, entry in saved.entries.items()} != {name: tuple(t.shape) for name, t in own.items()}:
             raise UserError("checkpoint", folder, "a training state of this model", REMEDY)
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(saved.tensor(name))
+            saved.release(name)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.position = Position(**state["position"])
         now = {"threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -77,7 +77,8 @@ def _walk(root: Path, suffixes: tuple[str, ...], exclude: Sequence[str], skipped
     """Files under a folder, sorted, without what is excluded; links to folders are not followed (they may lead in circles)."""
     for folder, subfolders, files in os.walk(root):
         left_out = {name for name in subfolders if name.startswith(".") or name == "__pycache__" or _excluded(name, exclude)}
-        skipped["hidden or excluded folder"] += len(left_out)
+        if left_out:
+            skipped["hidden or excluded folder"] += len(left_out)
         subfolders[:] = sorted(set(subfolders) - left_out)
         for name in sorted(files):
             if _excluded(name, exclude):

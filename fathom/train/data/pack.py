@@ -14,6 +14,7 @@ Where reading stands is a `Position`, a value: `take` maps (position, rows wante
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,17 +72,20 @@ class Packer:
         """
         at = position
         if at.length != length:
-            at = Position(at.epoch, at.window + (at.row > 0), 0, length)
+            at = dataclasses.replace(at, length=length) if at.row == 0 else self._next_window(at, length)
         rows: list[Row] = []
         while len(rows) < count:
-            if at.window >= self._windows:
-                at = Position(at.epoch + 1, 0, 0, length)
             packed = self._rows(at.epoch, at.window, length)
             new = packed[at.row:at.row + count - len(rows)]
             rows += new
             end = at.row + len(new)
-            at = Position(at.epoch, at.window, end, length) if end < len(packed) else Position(at.epoch, at.window + 1, 0, length)
+            at = dataclasses.replace(at, row=end) if end < len(packed) else self._next_window(at, length)
         return rows, at
+
+    def _next_window(self, at: Position, length: int) -> Position:
+        """The first row of the window after, which may be the next epoch's first."""
+        last = at.window + 1 == self._windows
+        return Position(at.epoch + last, 0 if last else at.window + 1, 0, length)
 
     def _pack_window(self, epoch: int, window: int, length: int) -> list[Row]:
         """All rows of a window, shuffled."""

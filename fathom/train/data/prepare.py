@@ -10,17 +10,17 @@ and gets the same tokens.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...checkpoint import replace_folder
 from ...config import ModelConfig
 from ...config.recipe import DataRecipe, Recipe
 from ...errors import UserError
 from ...text import Tokenizer, train_tokenizer
-from ..durable import publish
+from ..durable import flush
 from .counter import permutation
 from .duplicates import NearDuplicates, content_hash
 from .find import Document, find_documents
@@ -62,9 +62,6 @@ def prepare(recipe: Recipe, config: ModelConfig, folder: Path, progress: Progres
     """
     if (folder / "summary.json").exists():
         return Summary(**json.loads((folder / "summary.json").read_text()))
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
     skipped: Counter[str] = Counter()
     documents = list(find_documents(recipe.data, skipped))
     if not documents:
@@ -73,12 +70,14 @@ def prepare(recipe: Recipe, config: ModelConfig, folder: Path, progress: Progres
     kept = _without_duplicates(documents, recipe.data, progress)
     train, held_out = split(kept, recipe.data.held_out)
     tokenizer = _tokenizer(recipe, config, train, progress)
-    tokenizer.save(draft)
-    counts = {name: _tokenize(draft, name, part, tokenizer, config, progress) for name, part in (("train", train), ("held_out", held_out))}
-    summary = Summary(len(documents), len(train), len(held_out), len(documents) - len(kept), dict(skipped), counts["train"][0],
-                      counts["held_out"][0], counts["train"][1], counts["held_out"][1])
-    (draft / "summary.json").write_text(json.dumps(asdict(summary), indent=1) + "\n")
-    publish(draft, folder)
+    with replace_folder(folder) as new:
+        tokenizer.save(new)
+        sizes = {name: _tokenize(new, name, part, tokenizer, config, progress) for name, part in (("train", train), ("held_out", held_out))}
+        summary = Summary(len(documents), len(train), len(held_out), len(documents) - len(kept), dict(skipped), sizes["train"][0],
+                          sizes["held_out"][0], sizes["train"][1], sizes["held_out"][1])
+        (new / "summary.json").write_text(json.dumps(asdict(summary), indent=1) + "\n")
+        for file in new.iterdir():
+            flush(file)
     return summary
 
 

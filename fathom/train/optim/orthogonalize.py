@@ -13,16 +13,18 @@ from torch import Tensor
 
 LIFT, HOLD = (3.4445, -4.7750, 2.0315), (2.0, -1.5, 0.5)
 STEPS = (LIFT,) * 8 + (HOLD,) * 2
+NOISE = 1e-12  # Frobenius norm below which a direction is rounding noise: it is not blown up to a full step
 
 
 def orthogonalize(M: Tensor, dtype: torch.dtype) -> Tensor:
     """Orthogonal factors of a batch of matrices [B, n, m], n ≤ m: singular values near 1, computed and returned in `dtype`.
 
-    A matrix of zeros stays zero.
+    A matrix of zeros stays zero. One whose norm is below NOISE stays small: the first layer's streams are equal copies, so its `comb` has
+    no effect and its gradient is nothing but rounding errors.
     """
     assert M.dim() == 3 and M.shape[1] <= M.shape[2], "pass the transpose of a tall matrix: the products are n × n"
     norm = M.float().square().sum((1, 2), keepdim=True).sqrt()
-    X = (M / norm.clamp_min(1e-30)).to(dtype)  # all singular values at most 1: the iteration converges
+    X = (M / norm.clamp_min(NOISE)).to(dtype)  # all singular values at most 1: the iteration converges
     for a, b, c in STEPS:
         A = X @ X.mT
         A = torch.baddbmm(A, A, A, beta=b, alpha=c)
