@@ -92,6 +92,9 @@ def evaluate(options: Options, *, open_local: OpenLocal | None = None, console: 
             threads = options.concurrency if options.local is None else 2  # one asks while the other judges
             with Watch(probes, console) as watch:
                 complete = run_probes(probes, model, store, run.id, kinds, concurrency=threads, sandbox=sandbox, tell=watch.tell)
+        except KeyboardInterrupt:
+            console.print(f"Stopped. The same command continues in {options.out}.", highlight=False, markup=False, soft_wrap=True)
+            raise
         finally:
             model.close()
         if complete:
@@ -165,11 +168,11 @@ def _begin(options: Options, name: str, files: list[Probe], store: Store, kinds:
 
 def _file_probes(options: Options, kinds: dict[str, Kind]) -> list[Probe]:
     """The problems of the user's HumanEval and MBPP files; each file is a dimension of its own, outside the core."""
-    from fathom.eval import userfiles
-
     probes = []
     for name, path in (("humaneval", options.humaneval), ("mbpp", options.mbpp)):
         if path is not None:
+            from fathom.eval import userfiles
+
             items = userfiles.load(path, name)
             kinds[name] = userfiles.KINDS[name]
             probes += [Probe(item.id, name, name, item.level, item.seed, ready=item) for item in items]
