@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         elif arguments[0] not in VERBS:
             raise UserError("verb", arguments[0], f"one of {', '.join(VERBS)}", "fathom --help says what each does")
         else:
-            app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+            app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+                              context_settings={"help_option_names": ["-h", "--help"]})
             app.callback()(lambda: None)  # keeps the verb's name in usage lines when it is the only one
             VERBS[arguments[0]][1](app)
             app(arguments, prog_name="fathom")

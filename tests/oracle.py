@@ -51,7 +51,7 @@ def oracle_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def build_oracle(model: Transformer, dtype: torch.dtype = torch.float32):  # noqa: ANN201
+def build_oracle(model: Transformer, dtype: torch.dtype = torch.float32):
     """transformers' model with our weights; raises when a name is left over on either side."""
     from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 
@@ -67,7 +67,7 @@ def stable_topk() -> Iterator[None]:
     """torch.topk in descending order with ties to the lower index, while the oracle runs."""
     real_function, real_method = torch.topk, torch.Tensor.topk
 
-    def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True):  # noqa: A002
+    def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True):
         assert largest
         values, order = torch.sort(x, dim=dim, descending=True, stable=True)
         return torch.return_types.topk((values.narrow(dim, 0, k), order.narrow(dim, 0, k)))

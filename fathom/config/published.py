@@ -120,7 +120,7 @@ def _transformers_ratios(config: ModelConfig) -> dict[str, Any]:
 
 
 def _ratios(raw: Mapping[str, Any], layers: int, mtp: int) -> tuple[int, ...]:
-    rates = dict(LAYER_TYPES) | {k: v for k, v in (raw.get("compress_rates") or {}).items()}
+    rates = {**LAYER_TYPES, **(raw.get("compress_rates") or {})}
     for key, name in (("compress_rate_csa", "compressed_sparse_attention"), ("compress_rate_hca", "heavily_compressed_attention")):
         if key in raw:
             rates[name] = raw[key]

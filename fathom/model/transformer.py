@@ -113,7 +113,8 @@ class Transformer(nn.Module):
         limit = self.config.max_position_embeddings
         longest = max(run.stop for run in batch.runs)
         if longest > limit:
-            raise UserError("prompt", f"{longest} tokens", f"the model's context is {limit} tokens", "shorten it or use a model with a longer context")
+            raise UserError("prompt", f"{longest} tokens", f"the model's context is {limit} tokens",
+                            "shorten it or use a model with a longer context")
         device = batch.token_ids.device
         if not self._frequency or self._frequency[True].device != device:
             self._frequency = {compressed: frequencies(self.config, compressed).to(device) for compressed in (False, True)}

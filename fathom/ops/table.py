@@ -1,7 +1,7 @@
 """The kernel table: which kernel serves which operator, decided once, before the first forward.
 
-A row is found by (operator, direction, device type, precision). The reference serves every device and precision in both
-directions; faster kernels add rows for what they cover and give the reason when they don't (no compiler, instruction set, shape).
+A row is found by (operator, device type, precision, whether gradients are wanted). The reference serves every device and precision
+in both directions; faster kernels add rows for what they cover and give the reason when they don't (no compiler, instruction set, shape).
 `select` resolves the whole table for one model and returns plain callables, so a call is a call: nothing is looked up, and
 nothing falls back, while the model runs. `fathom doctor` prints the same rows.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,6 @@ class Row:
     operator: str
     device: str
     precision: str
-    forward: bool
     backward: bool
     source: str
     kernel: Callable | None
@@ -62,7 +62,7 @@ class Row:
 
 def reference_rows() -> list[Row]:
     """The rows that are always there."""
-    return [Row(name, "any", "any", True, True, "reference", getattr(reference, name), "covers everything") for name in OPERATORS]
+    return [Row(name, "any", "any", True, "reference", getattr(reference, name), "covers everything") for name in OPERATORS]
 
 
 def select(device_type: str, precision: str, *, training: bool, rows: Sequence[Row] = ()) -> tuple[Kernels, list[Row]]:
@@ -79,8 +79,9 @@ def select(device_type: str, precision: str, *, training: bool, rows: Sequence[R
     if precision not in PRECISIONS:
         raise UserError("precision", precision, f"one of {', '.join(PRECISIONS)}")
     chosen: dict[str, Row] = {}
+    kernels: dict[str, Any] = {}
     for row in [*rows, *reference_rows()]:
         fits = row.device in ("any", device_type) and row.precision in ("any", precision) and (row.backward or not training)
-        if fits and row.forward and row.kernel is not None:
-            chosen.setdefault(row.operator, row)
-    return Kernels(**{name: chosen[name].kernel for name in OPERATORS}), [chosen[name] for name in OPERATORS]
+        if fits and row.kernel is not None and row.operator not in chosen:
+            chosen[row.operator], kernels[row.operator] = row, row.kernel
+    return Kernels(**kernels), [chosen[name] for name in OPERATORS]

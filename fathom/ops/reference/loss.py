@@ -5,6 +5,8 @@ backward pass only scales them. Memory is slice × vocabulary, whatever the row'
 
 Shapes: T tokens, D hidden size, V vocabulary.
 """
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, *, reduction: s
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         compute = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=compute, device=hidden.device)
@@ -55,7 +57,7 @@ class _CrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: D102
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_w = ctx.saved_tensors
         return grad_h * grad.to(grad_h.dtype), grad_w * grad.to(grad_w.dtype), None
 

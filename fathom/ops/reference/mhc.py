@@ -14,6 +14,8 @@ not T tiny ones. In inference the wide copies of the streams are made a slice of
 Shapes: T tokens, N streams, D hidden size, M = (2 + N)·N mixing coefficients.
 Source: technical report §2.2, SPEC section 2; normalisation order and places of eps as in the published inference code.
 """
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -67,12 +69,39 @@ def mhc_head(X: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, norm_eps: fl
 
 def sinkhorn(logits: Tensor, steps: int, eps: float) -> Tensor:
     """Nearly doubly stochastic matrices from logits [N, N, T]: axis 0 are rows, axis 1 columns; ends with the columns."""
-    m = logits.softmax(1) + eps  # the first row normalisation, safe from overflow
-    m = m / (m.sum(0, keepdim=True) + eps)
-    for _ in range(steps - 1):
-        m = m / (m.sum(1, keepdim=True) + eps)
-        m = m / (m.sum(0, keepdim=True) + eps)
-    return m
+    return _Normalise.apply(logits.softmax(1) + eps, steps, eps)  # the softmax is the first row normalisation, safe from overflow
+
+
+class _Normalise(torch.autograd.Function):
+    """Columns, then (steps - 1) times rows and columns, each y = x / (Σx + eps).
+
+    Written out because autograd would keep three tensors and visit seven for each of the forty. The backward pass makes the
+    intermediate matrices again: with g the gradient of y, that of x is (g - Σ g·y) / (Σx + eps).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, m: Tensor, steps: int, eps: float) -> Tensor:
+        ctx.save_for_backward(m)
+        ctx.steps, ctx.eps = steps, eps
+        for axis in _axes(steps):
+            m = m / m.sum(axis, keepdim=True).add_(eps)
+        return m
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (m,) = ctx.saved_tensors
+        seen = []
+        for axis in _axes(ctx.steps):
+            inverse = m.sum(axis, keepdim=True).add_(ctx.eps).reciprocal_()
+            m = m * inverse
+            seen.append((axis, m, inverse))
+        for axis, y, inverse in reversed(seen):
+            grad = (grad - (grad * y).sum(axis, keepdim=True)).mul_(inverse)
+        return grad, None, None
+
+
+def _axes(steps: int) -> list[int]:
+    return [0, *([1, 0] * (steps - 1))]
 
 
 def _project(wide: Tensor, fn: Tensor, norm_eps: float) -> Tensor:

@@ -12,6 +12,7 @@ Shapes: T tokens, D hidden, E experts, I expert width, K experts per token, R ro
 Source: SPEC section 2, MoE.
 """
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,12 +100,12 @@ class _Dispatch(torch.autograd.Function):
     """Tokens [T, D] to rows [R, D]; padding rows are zero. Backward: each token sums its K rows."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, source: Tensor, place: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, x: Tensor, source: Tensor, place: Tensor) -> Tensor:
         ctx.save_for_backward(place)
         return _rows(x, source)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: D102
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (place,) = ctx.saved_tensors
         return _sum_places(grad, place).to(grad.dtype), None, None
 
@@ -113,13 +114,13 @@ class _Combine(torch.autograd.Function):
     """Rows [R, D] to tokens [T, D], each the sum of its K rows, in fp32. Backward: each row takes its token's gradient."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, source: Tensor, place: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, rows: Tensor, source: Tensor, place: Tensor) -> Tensor:
         ctx.save_for_backward(source)
         ctx.dtype = rows.dtype
         return _sum_places(rows, place)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: D102
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (source,) = ctx.saved_tensors
         return _rows(grad.to(ctx.dtype), source), None, None
 

@@ -6,7 +6,6 @@ the lower expert.
 
 Source: SPEC section 2, MoE.
 """
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
