@@ -4,7 +4,7 @@ from .read import Checkpoint, open_checkpoint
 from .replace import replace_folder
 from .stored import Stored
 from .tensorfile import TensorFile, write_tensor_file
-from .write import PRECISIONS, Written, save_checkpoint, write_weights
+from .write import PRECISIONS, Written, save_checkpoint, write_model
 
 __all__ = ["PRECISIONS", "Checkpoint", "Stored", "TensorFile", "Written", "convert", "open_checkpoint", "replace_folder", "save_checkpoint",
-           "write_tensor_file", "write_weights"]
+           "write_model", "write_tensor_file"]

@@ -81,10 +81,9 @@ class _Item:
         return sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in self.specs())
 
 
-def save_checkpoint(folder: str | Path, config: ModelConfig, tensors: Mapping[str, Tensor], *,
-                    dtype: torch.dtype | str = torch.bfloat16, quantize: Literal["fp8", "fp4-experts"] | None = None,
-                    max_shard_bytes: int = SHARD_BYTES, extra_files: Mapping[str, bytes | Path] | None = None,
-                    progress: Progress | None = None) -> Written:
+def save_checkpoint(folder: str | Path, config: ModelConfig, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | str = torch.bfloat16,
+                    quantize: Literal["fp8", "fp4-experts"] | None = None, max_shard_bytes: int = SHARD_BYTES,
+                    extra_files: Mapping[str, bytes | Path] | None = None, progress: Progress | None = None) -> Written:
     """Write a model as a checkpoint folder; an older checkpoint there is replaced once the new one is complete.
 
     Args:
@@ -100,6 +99,22 @@ def save_checkpoint(folder: str | Path, config: ModelConfig, tensors: Mapping[st
             folder exists and is no checkpoint; NaN or numbers too large for the format.
         ValueError: the tensors are not those of the configuration.
     """
+    with replace_folder(folder) as new:
+        written = write_model(new, config, tensors, dtype=dtype, quantize=quantize, max_shard_bytes=max_shard_bytes, progress=progress)
+        for name, content in (extra_files or {}).items():
+            write_file(new / name, content)
+    return written
+
+
+def write_model(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | str = torch.bfloat16,
+                quantize: Literal["fp8", "fp4-experts"] | None = None, max_shard_bytes: int = SHARD_BYTES,
+                progress: Progress | None = None) -> Written:
+    """`save_checkpoint` into a folder that exists and is not yet anyone's: for callers with files of their own, under `replace_folder`.
+
+    Raises:
+        UserError, ValueError: as `save_checkpoint`.
+        OSError: writing failed; `replace_folder` turns it into a UserError and clears up.
+    """
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in _DTYPE_NAMES or (quantize and dtype != "bfloat16"):
         raise ValueError(f"dtype {dtype}: one of {', '.join(_DTYPE_NAMES)}; bfloat16 with quantize")
@@ -107,16 +122,12 @@ def save_checkpoint(folder: str | Path, config: ModelConfig, tensors: Mapping[st
     wrong = {p.name for p in rows} ^ set(tensors) or {p.name for p in rows if tuple(tensors[p.name].shape) != p.shape}
     if wrong:
         raise ValueError(f"{len(wrong)} tensors missing, unknown or misshapen for this configuration, among them {sorted(wrong)[:3]}")
-    with replace_folder(folder) as new:
-        written = write_weights(new, config, _InMemory(rows, tensors), quantize or _DTYPE_NAMES[dtype], max_shard_bytes, progress)
-        for name, content in (extra_files or {}).items():
-            write_file(new / name, content)
-    return written
+    return write_weights(folder, config, _InMemory(rows, tensors), quantize or _DTYPE_NAMES[dtype], max_shard_bytes, progress)
 
 
 def write_weights(folder: Path, config: ModelConfig, source: Source, precision: str, max_shard_bytes: int = SHARD_BYTES,
                   progress: Progress | None = None) -> Written:
-    """Write shards, index and config.json into an empty folder; `replace_folder` gives one.
+    """Write shards, index and config.json into an empty folder, from any source.
 
     Raises:
         UserError: unknown precision, nothing to quantise, no room on the disk, or numbers that the format can't hold.
