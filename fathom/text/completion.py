@@ -194,6 +194,8 @@ class CompletionParser:
             self._notice("control token out of place", spelling)
 
     def _handle(self, tag: Tag, raw: str) -> None:
+        if tag.unread:
+            self._notice("attribute not understood", tag.unread)
         if tag.kind == "parameter":
             self._handle_parameter(tag, raw)
             return

@@ -37,7 +37,7 @@ LONGEST_HEADER = 1024
 BLOCKS = ("tool_calls", "function_calls", "calls")
 KINDS = (*BLOCKS, "invoke", "parameter")
 NAME_ATTRIBUTE = re.compile(r"""\bname\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>/]+))""")
-STRING_ATTRIBUTE = re.compile(r"""\bstring\s*=\s*["']?(true|false)\b""", re.IGNORECASE)
+STRING_ATTRIBUTE = re.compile(r"""\bstring\s*=\s*["']?(true|false)\b["']?""", re.IGNORECASE)
 EXACT_PARAMETER = re.compile(r'\s*name="(.*?)" string="(true|false)">', re.DOTALL)  # keys may hold any character, quotes and `>` included
 ATTRIBUTES = re.compile(r"""(?:[\w-]+\s*=\s*(?:"[^"]*"|'[^']*')\s*)*(?:[\w-]*\s*(?:=\s*(?:"[^"]*|'[^']*)?)?)?/?""")
 """Attributes without blanks around, the last one perhaps cut off."""
@@ -68,6 +68,7 @@ class Tag:
     name: str | None = None
     string: bool | None = None
     empty: bool = False  # written as <… />
+    unread: str = ""  # what else stood in the tag
 
     @property
     def structural(self) -> bool:
@@ -109,10 +110,11 @@ def read_tag(text: str, final: bool) -> Tag | Broken | None:
         return None if waiting else cut_off if ATTRIBUTES.fullmatch(header.strip()) else broken
     attributes = window[:end] if end >= 0 else window  # with `>` forgotten the next tag ends this one
     name, string = NAME_ATTRIBUTE.search(attributes), STRING_ATTRIBUTE.search(attributes)
-    if not name and not ATTRIBUTES.fullmatch(attributes.strip()):
+    unread = " ".join(STRING_ATTRIBUTE.sub("", NAME_ATTRIBUTE.sub("", attributes, count=1), count=1).rstrip("/ \n").split())
+    if unread and (end < 0 or not name and not ATTRIBUTES.fullmatch(attributes.strip())):
         return broken  # prose about tags
     return Tag(kind, closing, start + len(attributes) + (end >= 0), "".join(filter(None, name.groups())) if name else None,
-               string[1].lower() == "true" if string else None, empty=attributes.rstrip().endswith("/"))
+               string[1].lower() == "true" if string else None, attributes.rstrip().endswith("/"), unread)
 
 
 def unfinished_length(text: str) -> int:

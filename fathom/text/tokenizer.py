@@ -183,9 +183,7 @@ class StreamDecoder:
 
     def finish(self) -> str:
         """What was waiting, as U+FFFD. The decoder can then be used for another stream."""
-        rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return rest
+        return self._utf8.decode(b"", final=True)
 
 
 def clean(text: str) -> str:

@@ -144,7 +144,7 @@ def test_any_text_any_cutting(pieces, mode, data):
 
 
 @pytest.mark.check
-@settings(max_examples=8000, deadline=None)
+@settings(max_examples=5000, deadline=None)
 @given(pieces=lists_of_fragments, mode=modes, data=st.data())
 def test_any_text_any_cutting_at_length(pieces, mode, data):
     check_any_text(pieces, mode, data)
@@ -216,6 +216,27 @@ def test_forgotten_closing_tags_are_read_as_meant():
     assert calls_of(events_of([re.sub(f"</{D}\\w+>\n?", "", text)], "chat")) == [("f", one), ("g", two)]
 
 
+def test_line_breaks_before_a_block_are_layout_but_only_two():
+    for breaks in range(5):
+        content = parse_completion("a" + "\n" * breaks + block(call("f")).lstrip("\n"), "chat")["content"]
+        assert content == "a" + "\n" * max(0, breaks - 2)
+    assert parse_completion("a\n\n\n", "chat")["content"] == "a\n\n\n"
+    assert parse_completion("r\n\n</think>\n\na", "thinking")["reasoning_content"] == "r\n\n"
+
+
+def test_markup_is_not_put_together_across_the_end_of_the_reasoning():
+    message = parse_completion("a<thi</think>nk>b", "thinking")
+    assert (message["reasoning_content"], message["content"]) == ("a<thi", "nk>b")
+
+
+def test_a_text_that_ends_in_the_middle_of_a_tag_shows_none_of_it():
+    text = block(call("f", parameter("a", "Paris")))
+    first, last = text.index("Paris") + 5, text.index("parameter>", text.index("Paris")) + 9
+    for at in range(first, last):
+        arguments = calls_of(events_of([text[:at]], "chat"))[0][1]
+        assert arguments == '{"a": "Paris"}' or arguments in ('{"a": "Paris<"}', '{"a": "Paris</"}')  # these may be text
+
+
 def test_values_keep_markup_that_cannot_end_them():
     value = f"<think> </think> <｜User｜> <{D}tool_calls> <{D}foo> </p>"
     assert calls_of(events_of([block(call("f", parameter("a", value)))], "chat")) == [("f", json.dumps({"a": value}, ensure_ascii=False))]
@@ -253,7 +274,8 @@ def test_notices_carry_what_shows_nowhere_else():
     assert notices("a<think>b") == [("control token out of place", "<think>")]
     assert notices(f"a{EOS}rest") == [("text after the end of the turn", "rest")]
     assert notices(f"a</{D}invoke>b") == [("closing tag without an opening one", f"</{D}invoke>")]
-    assert notices(f"<{D}invoke id='7'>") == [("call without a name", f"<{D}invoke id='7'>")]
+    assert notices(f"<{D}invoke>") == [("call without a name", f"<{D}invoke>")]
+    assert notices(f"<{D}invoke id='7' name='f'>")[0] == ("attribute not understood", "id='7'")
     assert notices(f"a\n\n<{D}tool_calls>\n</{D}tool_calls>") == [("block without a call", f"<{D}tool_calls></{D}tool_calls>")]
     assert notices("a<｜end") == [("broken markup", "<｜end")]
 

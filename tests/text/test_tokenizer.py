@@ -56,17 +56,26 @@ def test_spellings_stay_text_even_if_the_training_text_is_full_of_them():
         assert learned.control_ids.isdisjoint(ids) and learned.decode(ids) == f"a{spelling}b"
 
 
-def test_a_foreign_tokenizer_with_merges_into_a_control_token_cannot_be_tricked(tokenizer):
+@pytest.mark.parametrize("ignore_merges", [False, True])
+def test_a_foreign_tokenizer_with_a_way_into_a_control_token_cannot_be_tricked(tokenizer, ignore_merges):
     definition = json.loads(json.dumps(tokenizer._definition))
     vocab, merges = definition["model"]["vocab"], definition["model"]["merges"]
     vocab["<z"], vocab["<z>"] = len(vocab), len(vocab) + 1
     merges += [["<", "z"], ["<z", ">"]]
+    definition["model"]["ignore_merges"] = ignore_merges  # then a piece that is in the vocabulary is taken whole
     definition["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": True}
-    assert Tokenizer(definition).encode("<z>") == [vocab["<z>"]]  # so the merges do work
+    assert Tokenizer(definition).encode("<z>") == [vocab["<z>"]]  # the way is there
     definition["added_tokens"].append({"id": vocab["<z>"], "content": "<z>", "special": False})  # and "special" is not what protects
     strict = Tokenizer(definition)
     assert strict.encode("<z>") == [vocab["<z"], vocab[">"]]
     assert strict.encode_with_controls("<z>") == [vocab["<z>"]]
+
+
+def test_of_two_control_tokens_that_begin_alike_the_longer_is_meant(tokenizer):
+    definition = json.loads(json.dumps(tokenizer._definition))
+    size = tokenizer.vocab_size
+    definition["added_tokens"] += [{"id": size, "content": "<q>"}, {"id": size + 1, "content": "<q>r"}]
+    assert Tokenizer(definition).encode_with_controls("<q><q>r") == [size, size + 1]
 
 
 @settings(max_examples=100, deadline=None)
