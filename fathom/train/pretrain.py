@@ -19,7 +19,7 @@ from ..config import ModelConfig, resolve_config
 from ..config.recipe import Recipe
 from ..errors import UserError
 from ..report.plots import line_plot
-from .data.find import STDLIB
+from .data.find import STDLIB, check_data
 from .data.prepare import prepare
 from .display import Display
 from .loop import disk_errors, final_results, run_steps
@@ -32,13 +32,14 @@ def start(recipe: Recipe, folder: Path, device: torch.device) -> RunFolder:
     """Make a new run: its folder, with the resolved recipe and the configuration. It is not locked afterwards.
 
     Raises:
-        UserError: the folder already has a run, or the recipe doesn't fit the model.
+        UserError: the folder already has a run, the recipe doesn't fit the model, or there is no data; nothing is left behind.
     """
     run = RunFolder(folder)
     if run.exists:
         raise UserError("--name", folder.name, f"a new name ({folder} is a run already)", f"go on with it: fathom train --resume {folder}")
     config = resolve_config(recipe.model)
     check_fit(recipe, config)
+    check_data(recipe.data)
     run.lock()
     try:
         with disk_errors(run):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import device as devices
-from ..checkpoint import TensorFile, open_checkpoint, save_checkpoint, write_tensor_file
+from ..checkpoint import TensorFile, open_checkpoint, write_model, write_tensor_file
 from ..config import ModelConfig, parameters
 from ..config.recipe import Recipe
 from ..errors import UserError
@@ -96,7 +96,7 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint into `folder` (empty): a model that anything can load, and the training state beside it."""
-        save_checkpoint(folder, self.config, self.model.tensors(), dtype=torch.float32)
+        write_model(folder, self.config, self.model.tensors(), dtype=torch.float32)
         self.tokenizer.save(folder)
         remembered = self.optimizers.state()
         specs = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in remembered.items()]

@@ -11,7 +11,7 @@ import json
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,18 +59,36 @@ def find_documents(recipe: DataRecipe, skipped: Counter[str]) -> Iterator[Docume
     """Documents of the recipe's paths in the order of their names; `skipped` counts the files and lines left out, by reason.
 
     Raises:
-        UserError: a path that isn't there, or no path at all.
+        UserError: a path that isn't there, or no path at all; before the first document.
     """
     if not recipe.paths:
         raise UserError("data.paths", None, "no data given", "name files or folders with --data PATH, or in the recipe under [data]")
-    for given in recipe.paths:
-        root = Path(sysconfig.get_paths()["stdlib"]) if given == STDLIB else Path(given)
+    roots = [Path(sysconfig.get_paths()["stdlib"]) if given == STDLIB else Path(given) for given in recipe.paths]
+    for given, root in zip(recipe.paths, roots):
         if not root.exists():
             raise UserError("data", given, "no such file or folder", "check the path given with --data or in the recipe's data.paths")
+    for given, root in zip(recipe.paths, roots):
         suffixes, exclude = (recipe.suffixes, recipe.exclude) if given != STDLIB else ((".py",), (*recipe.exclude, *STDLIB_EXCLUDE))
         for path in [root] if root.is_file() else _walk(root, suffixes, exclude, skipped):
             name = root.name if path == root else f"{root.name}/{path.relative_to(root).as_posix()}"
             yield from _documents(path, name, recipe.max_file_bytes, skipped)
+
+
+def check_data(recipe: DataRecipe) -> None:
+    """Refuse paths that aren't there or hold no document, before anything is made for them; stops at the first document.
+
+    Raises:
+        UserError: with what was skipped, and why.
+    """
+    skipped: Counter[str] = Counter()
+    if next(find_documents(recipe, skipped), None) is None:
+        raise UserError("data", ", ".join(recipe.paths), f"no document found ({reasons(skipped) or 'empty'})",
+                        f"give files or folders with {' '.join(recipe.suffixes[:6])} …")
+
+
+def reasons(skipped: Mapping[str, int]) -> str:
+    """Counts by reason in words, the commonest first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _walk(root: Path, suffixes: tuple[str, ...], exclude: Sequence[str], skipped: Counter[str]) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ...text import Tokenizer, train_tokenizer
 from ..durable import flush
 from .counter import permutation
 from .duplicates import NearDuplicates, content_hash
-from .find import Document, find_documents
+from .find import Document, check_data, find_documents, reasons
 from .store import write_store
 
 BATCH_CHARACTERS = 8 << 20  # of text tokenized at once
@@ -48,7 +48,7 @@ class Summary:
     def lines(self) -> list[str]:
         """The same for people."""
         skipped = sum(self.skipped.values())
-        why = ": " + _reasons(self.skipped) if skipped else ""
+        why = ": " + reasons(self.skipped) if skipped else ""
         return [f"{self.training_documents:,} documents to train on: {self.training_bytes / 1e6:.1f} MB, {self.training_tokens:,} tokens",
                 f"{self.held_out_documents:,} held out: {self.held_out_bytes / 1e6:.2f} MB, {self.held_out_tokens:,} tokens",
                 f"{self.near_duplicates:,} near-duplicates dropped; {skipped:,} files or lines skipped{why}"]
@@ -62,11 +62,9 @@ def prepare(recipe: Recipe, config: ModelConfig, folder: Path, progress: Progres
     """
     if (folder / "summary.json").exists():
         return Summary(**json.loads((folder / "summary.json").read_text()))
+    check_data(recipe.data)
     skipped: Counter[str] = Counter()
     documents = list(find_documents(recipe.data, skipped))
-    if not documents:
-        raise UserError("data", ", ".join(recipe.data.paths), f"no document found ({_reasons(skipped) or 'empty'})",
-                        f"give files or folders with {' '.join(recipe.data.suffixes[:6])} …")
     kept = _without_duplicates(documents, recipe.data, progress)
     train, held_out = split(kept, recipe.data.held_out)
     tokenizer = _tokenizer(recipe, config, train, progress)
@@ -79,11 +77,6 @@ def prepare(recipe: Recipe, config: ModelConfig, folder: Path, progress: Progres
         for file in new.iterdir():
             flush(file)
     return summary
-
-
-def _reasons(skipped: Mapping[str, int]) -> str:
-    """The commonest reason first."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
 
 
 Text = Callable[[], str]  # a document that is kept: reads its text

@@ -1,0 +1,145 @@
+"""The verbs, as a user meets them."""
+import io
+import json
+
+import pytest
+import torch
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from fathom.config import config_to_dict
+from fathom.config.recipe import recipe_to_toml
+from fathom.errors import UserError
+from fathom.train import command, pretrain
+from fathom.train.run import RunFolder
+from tests.train import tiny
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a recipe, a model and data, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    tiny.write_documents(tmp_path / "data")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config_to_dict(tiny.config())))
+    (tmp_path / "small.toml").write_text(recipe_to_toml(tiny.recipe("data", model="model", schedule={"steps": 4, "warmup": 1})))
+    return tmp_path
+
+
+def asked(*parts):
+    """A completion that says what it was asked."""
+    return " | ".join(map(repr, parts))
+
+
+@pytest.fixture
+def fathom():
+    app = typer.Typer()
+    command.add_commands(app, asked)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=True)
+
+
+def demo(place, **changes):
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    run = command.demo(asked, device="cpu", runs=place / "runs", console=console, **{"recipe": place / "small.toml", **changes})
+    return run, out.getvalue()
+
+
+@pytest.mark.parametrize("verb", ["train", "demo"])
+def test_help_has_an_example(fathom, verb):
+    result = fathom(verb, "--help")
+    assert result.exit_code == 0 and f"fathom {verb}" in result.output and "Example" in result.output
+
+
+def test_train_names_its_run_after_the_recipe_and_counts(fathom, place):
+    assert fathom("train", "small.toml").exit_code == 0
+    result = fathom("train", "small.toml", "--steps", "2", "--set", "optimizer.lr=1e-3")
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in sorted((place / "runs").iterdir())] == ["latest", "small", "small-2"]
+    assert (place / "runs" / "latest").resolve() == place / "runs" / "small-2"
+    resolved = RunFolder(place / "runs" / "small-2").recipe()
+    assert (resolved.schedule.steps, resolved.optimizer.lr) == (2, 1e-3)
+    assert resolved.data.paths == (str(place / "data"),) and resolved.model == str(place / "model")
+    for said in ("bits per byte", "gzip -9", "xz -9", "metrics.jsonl", "step-2"):
+        assert said in result.output
+    pytest.importorskip("matplotlib")
+    assert (place / "runs" / "small" / "loss.png").stat().st_size > 1000
+
+
+def test_data_on_the_command_line_replaces_the_recipes(fathom, place):
+    tiny.write_documents(place / "other", 3)
+    assert fathom("train", "small.toml", "--data", "other", "--name", "mine").exit_code == 0
+    assert json.loads((place / "runs" / "mine" / "data" / "summary.json").read_text())["documents"] == 3
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["train"], "no recipe given"),
+    (["train", "nothing.toml"], "a recipe file"),
+    (["train", "small.toml", "--data", "nowhere"], "no such file or folder"),
+    (["train", "small.toml", "--data", "data", "--data", "nowhere"], "nowhere"),
+    (["train", "small.toml", "--data", "model", "--set", 'data.suffixes=[".py"]'], "no document found (1 other suffix)"),
+    (["train", "small.toml", "--set", "optimizer.learning=1"], "optimizer.learning"),
+    (["train", "small.toml", "--set", "stage.0.length=4096"], "max_position_embeddings"),
+    (["train", "small.toml", "--set", "model=nano-2"], "a preset"),
+    (["train", "small.toml", "--steps", "0"], "schedule.steps"),
+    (["train", "small.toml", "--device", "tpu"], "device"),
+    (["train", "small.toml", "--resume", "runs/x"], "alone"),
+    (["train", "--resume", "runs/x"], "a run folder"),
+])
+def test_what_a_user_gets_wrong_is_one_line(fathom, place, arguments, said):
+    result = fathom(*arguments)
+    assert isinstance(result.exception, UserError), result.output
+    assert said in str(result.exception) and "\n" not in str(result.exception)
+    assert not (place / "runs").exists()  # nothing was begun
+
+
+def test_a_name_that_is_taken_is_refused_with_the_way_on(fathom, place):
+    fathom("train", "small.toml", "--name", "a")
+    result = fathom("train", "small.toml", "--name", "a")
+    assert isinstance(result.exception, UserError) and "fathom train --resume runs/a" in str(result.exception)
+    assert fathom("train", "--resume", "runs/latest").exit_code == 0
+
+
+def test_a_second_demo_reuses_the_run_and_says_so(place, monkeypatch):
+    run, first = demo(place)
+    assert run.path == place / "runs" / "demo" and "bits per byte" in first
+    for prompt in command.DEMO_PROMPTS:
+        assert repr(prompt) in first  # asked for a completion of each
+    stamp = (run.path / "metrics.jsonl").stat().st_mtime_ns
+    monkeypatch.setattr(pretrain, "Trainer", None)
+    _, second = demo(place)
+    assert "reusing the finished run" in second and (run.path / "metrics.jsonl").stat().st_mtime_ns == stamp
+    assert [line for line in second.splitlines() if "this model" in line] == [line for line in first.splitlines() if "this model" in line]
+
+
+def test_an_interrupted_demo_goes_on(place, monkeypatch):
+    monkeypatch.setattr(pretrain, "final_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        demo(place)
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    run, said = demo(place)
+    assert "going on with the unfinished run" in said and "resumed from step 4" in said and run.results() is not None
+
+
+def test_a_demo_of_another_recipe_is_remarked(place):
+    demo(place)
+    other = place / "small.toml"
+    other.write_text(other.read_text().replace("lr = 0.01", "lr = 0.02"))
+    assert "made by another recipe" in demo(place)[1]
+
+
+def test_auto_is_decided_once_and_is_not_another_recipe(place):
+    (place / "auto.toml").write_text((place / "small.toml").read_text().replace('"float32"', '"auto"'))
+    run, _ = demo(place, recipe=place / "auto.toml")
+    assert run.recipe().precision in ("float32", "bfloat16") and run.recipe().optimizer.orthogonalize != "auto"
+    assert "made by another recipe" not in demo(place, recipe=place / "auto.toml")[1]
