@@ -72,21 +72,22 @@ const Plan = (() => {
       if (ratio) gather += count * 4 * p.heads / l.tp * p.head_dim;
     }
     return step(p, chip, l, { tokens: sequences, stageTokens: busy, cut: 1, core, index, read: sequences * read / l.cp,
-      gather: sequences * gather });
+      gather: sequences * gather, gathered: 0 });
   }
 
   function prefillStep(p, chip, l, prompt, chunk) {
     const window = visibleSum(prompt, 1, p.window) / prompt;
-    let core = 0, index = 0;
+    let core = 0, index = 0, gathered = 0;
     for (const [ratio, csa, count] of p.ratios) {
       const visible = ratio ? visibleSum(prompt, ratio) / prompt : 0;
       const chosen = csa ? visibleSum(prompt, ratio, p.topk) / prompt : visible;
       core += count * (window + chosen);
       index += count * visible * csa;
+      gathered += count * chosen * csa * p.entry_bytes;
     }
     const stored = p.block_bytes / p.block_tokens;
     return step(p, chip, l, { tokens: chunk, stageTokens: chunk * l.dp, cut: l.cp, core, index, read: stored * prompt / 2 / l.cp,
-      gather: chunk * stored });
+      gather: chunk * stored, gathered });
   }
 
   function step(p, chip, l, w) {
@@ -104,7 +105,14 @@ const Plan = (() => {
     const time = { compute: 0, memory: 0, link: links(p, chip, l, w, Math.max(expertCompute, expertMemory)), overhead: layers * e.layer_overhead };
     time[denseCompute >= denseMemory ? "compute" : "memory"] += Math.max(denseCompute, denseMemory);
     time[expertCompute >= expertMemory ? "compute" : "memory"] += Math.max(expertCompute, expertMemory);
+    time.memory += moved(p, l, w) * e.traffic * s / bandwidth;
     return finish(time);
+  }
+
+  function moved(p, l, w) {
+    const tokens = 6 * p.streams * p.hidden + 4 * p.heads / l.tp * p.head_dim, experts = p.chosen * 3 * (p.hidden + p.expert_width);
+    const own = w.tokens / w.cut, spread = w.stageTokens / stageOf(l);
+    return p.layers * p.item * (own * tokens + spread * experts) + own * w.gathered;
   }
 
   function links(p, chip, l, w, hiddenBehind) {

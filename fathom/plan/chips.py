@@ -19,7 +19,7 @@ from ..errors import UserError
 
 FORMATS = ("fp32", "bf16", "fp16", "fp8", "fp4")
 FIGURES = ("memory", "bandwidth", "domain", "scale_up", "scale_out", "host", "price")
-EFFICIENCIES = ("compute", "memory", "links", "usable", "layer_overhead", "hop")
+EFFICIENCIES = ("compute", "memory", "links", "usable", "traffic", "layer_overhead", "hop")
 _SHARES = EFFICIENCIES[:4]
 _WIDER = {"fp4": ("fp4", "fp8", "bf16", "fp16", "fp32"), "fp8": ("fp8", "bf16", "fp16", "fp32"), "bf16": ("bf16", "fp32"),
           "fp16": ("fp16", "bf16", "fp32"), "fp32": ("fp32",)}
@@ -32,6 +32,7 @@ class Efficiency:
     Attributes:
         compute, memory, links: reachable share of FLOP/s, memory bandwidth and link bandwidth, each in (0, 1].
         usable: share of the memory that tensors may take.
+        traffic: how many times the activation bytes of fused kernels pass through memory.
         layer_overhead: seconds that a layer takes besides arithmetic and transfers, in every step.
         hop: seconds that a collective takes at least.
     """
@@ -40,6 +41,7 @@ class Efficiency:
     memory: float
     links: float
     usable: float
+    traffic: float
     layer_overhead: float
     hop: float
 
@@ -160,7 +162,7 @@ def _figure(key: str, value: Any, where: str, default_source: str | None) -> tup
             raise UserError(f"{where}: efficiency", sorted(rest), f"exactly {', '.join(EFFICIENCIES)}")
         for name, number in rest.items():
             if not _is_number(number) or number < 0 or (name in _SHARES and not 0 < number <= 1):
-                allowed = "a share above 0, at most 1" if name in _SHARES else "seconds, 0 or more"
+                allowed = "a share above 0, at most 1" if name in _SHARES else "a number, 0 or more"
                 raise UserError(f"{where}: efficiency.{name}", number, allowed)
         return rest, origin, "estimate" in marks
     number = rest.get("value")

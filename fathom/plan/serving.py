@@ -8,11 +8,12 @@ sequence's state to every rank: only `cp`, `dp` and `pp` make the state smaller.
 A step's time is added up from four kinds, for attention and experts apart:
 
     compute    FLOPs by format over the chip's reachable rate
-    memory     weights, once a step (an expert only if some token chose it), and state, over the reachable bandwidth
+    memory     weights, once a step (an expert only if some token chose it), state, and activations, over the reachable bandwidth
     link       experts' traffic beyond what the experts' own time hides, tensor and context collectives, hops between stages
     overhead   what a layer takes whatever its size
 
-Each part takes the larger of compute and memory. Experts' traffic hides behind expert compute when C/B ≤ 2d, with C the chip's
+Each part takes the larger of compute and memory; activations between matrix products come on top, `efficiency.traffic` times what fused
+kernels would move. Experts' traffic hides behind expert compute when C/B ≤ 2d, with C the chip's
 FLOP/s, B its link's bytes/s and d the experts' width: a token and expert take 6·D·d FLOPs and 3·D bytes (FP8 there, BF16 back), so
 hiding needs C/B ≤ 6Dd/3D (technical report, section on overlapping expert traffic).
 
@@ -197,15 +198,17 @@ def _decode_step(p: Profile, chip: Chip, layout: Layout, context: int, sequences
 def prompt_step(p: Profile, chip: Chip, layout: Layout, prompt: int, chunk: int) -> StepTime:
     """One stage's step of a chunk of tokens a group, averaged over the chunks of a whole prompt."""
     window = visible_sum(prompt, 1, p.window) / prompt
-    core = index = 0.0
+    core = index = gathered = 0.0
     for ratio, csa, count in p.ratios:
         visible = visible_sum(prompt, ratio) / prompt if ratio else 0
         chosen = visible_sum(prompt, ratio, p.topk) / prompt if csa else visible
         core += count * (window + chosen)
         index += count * visible * csa
+        gathered += count * chosen * csa * p.entry_bytes
     stored = p.block_bytes / p.block_tokens
     read = stored * prompt / 2  # on average half the prompt's entries are there, read once a chunk
-    return stage_step(p, chip, layout, Work(chunk, chunk * layout.dp, layout.cp, core, index, read / layout.cp, gather=chunk * stored))
+    work = Work(chunk, chunk * layout.dp, layout.cp, core, index, read / layout.cp, gather=chunk * stored, gathered=gathered)
+    return stage_step(p, chip, layout, work)
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,7 @@ class Work:
         cut: devices of a group over which context parallelism spreads the tokens' projections.
         core, index: entries attended and keys scored a token, over all layers.
         read: bytes of state that a device reads, all layers.  gather: bytes that context-parallel ranks put together, all layers.
+        gathered: bytes of chosen entries that each token of a prompt reads for itself, all layers; in a decode step they are in `read`.
     """
 
     tokens: float
@@ -226,6 +230,7 @@ class Work:
     index: float
     read: float
     gather: float
+    gathered: float = 0.0
 
 
 def stage_step(p: Profile, chip: Chip, layout: Layout, w: Work) -> StepTime:
@@ -250,7 +255,20 @@ def stage_step(p: Profile, chip: Chip, layout: Layout, w: Work) -> StepTime:
     dense, by = max(dense_compute, dense_memory), {"compute": 0.0, "memory": 0.0}
     by["compute" if dense_compute >= dense_memory else "memory"] += dense
     by["compute" if expert_compute >= expert_memory else "memory"] += experts
+    by["memory"] += _moved(p, layout, w) * e.traffic * share / bandwidth
     return StepTime(by["compute"], by["memory"], link, layers * e.layer_overhead)
+
+
+def _moved(p: Profile, layout: Layout, w: Work) -> float:
+    """Bytes of activations that fused kernels move through a device's memory in a step, over all layers.
+
+    Of a token and layer: its streams three times in each sublayer (read to mix; read and written to expand), queries and attention
+    output written and read, expert inputs, hidden values and outputs; and the chosen entries of a prompt's tokens.
+    """
+    tokens = 6 * p.streams * p.hidden + 4 * p.heads / layout.tp * p.head_dim
+    experts = p.chosen * 3 * (p.hidden + p.expert_width)
+    own, spread = w.tokens / w.cut, w.stage_tokens / layout.stage
+    return p.layers * p.item * (own * tokens + spread * experts) + own * w.gathered
 
 
 def _links(p: Profile, chip: Chip, layout: Layout, w: Work, hidden_behind: float) -> float:

@@ -57,7 +57,16 @@ def test_decode_of_one_user_by_hand():
     experts = FLASH.expert_bytes * 6 / 256
     weights = weight_bytes(preset("v4-flash"), "official", mtp=False) - FLASH.expert_bytes - FLASH.vocab_bytes / 2  # no embedding table
     assert step.compute == step.link == step.overhead == 0  # one token never computes for longer than it reads
-    assert step.memory == pytest.approx((weights + experts + state) / 4.8e12, rel=1e-6)
+    moved = 43 * 2 * (6 * 4 * 4096 + 4 * 64 * 512 + 6 * 3 * (4096 + 2048))  # streams, queries and outputs, experts' activations
+    assert step.memory == pytest.approx((weights + experts + state + moved) / 4.8e12, rel=1e-6)
+
+
+def test_activations_cost_time_by_the_kernels_traffic():
+    chip = dataclasses.replace(CHIPS["h200"], efficiency=dataclasses.replace(IDEAL, traffic=0.0))
+    none, once, thrice = (predict(FLASH, dataclasses.replace(chip, efficiency=dataclasses.replace(IDEAL, traffic=t)), Layout(),
+                                  Load(65536, 1, 100)).prefill for t in (0.0, 1.0, 3.0))
+    assert none.compute == once.compute == thrice.compute and none.memory == 0
+    assert thrice.memory == pytest.approx(3 * once.memory)
 
 
 @pytest.mark.parametrize("p, width", [(PRO, 3072), (FLASH, 2048)])
