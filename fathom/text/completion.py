@@ -6,7 +6,7 @@ state machine with four promises, for any text and any cutting of it into chunks
 - no control token and no DSML tag ever shows in reasoning or content;
 - all other text comes out: what cannot be read as a call is content, what was removed is in a `Notice`;
 - a call with a name is never lost: a missing wrapper, missing closing tags, ASCII bars or a block inside the reasoning are read as meant.
-Completions that the published parser takes come out as there, except that a tag inside a parameter's value counts as markup,
+Completions that the published parser takes come out as there, except that a tag or EOS inside a parameter's value is markup here,
 because forgetting a closing tag is commoner than writing about tags.
 
 Reasoning ends only at `</think>`. A block in the middle of it makes calls, and what follows is reasoning again.
