@@ -8,6 +8,8 @@ Source: SPEC section 2, attention, compressor and lightning indexer; technical r
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,7 @@ class Attention(nn.Module):
         if self.ratio == CSA_RATIO:
             self.indexer = Indexer(config, block, name + ".indexer", build)
 
-    def forward(self, h: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> Tensor:
+    def forward(self, h: Tensor, geometry: Geometry, memory: Memory, k: Kernels, mode: Mode) -> Tensor:
         """Attention output of the normed sublayer input h [T, D]."""
         c, T = self.config, h.shape[0]
         cos, sin = geometry.angles(self.ratio > 0)
@@ -46,8 +48,13 @@ class Attention(nn.Module):
         if self.ratio:
             spans = geometry.compression(self.ratio).spans
             entries = self.compressor(h, geometry, memory, k)
-        if self.ratio == CSA_RATIO:
-            chosen = self.indexer(h, c_q, geometry, memory, k)
+        if self.ratio == CSA_RATIO and (mode.sparse or mode.index_losses is not None):
+            learns = mode.index_losses is not None
+            index_q, w, keys = self.indexer(h.detach(), c_q.detach(), geometry, memory, k, learns)
+            if mode.sparse:
+                chosen = k.index_topk(index_q, w, keys, spans, c.index_topk)
+            if mode.index_losses is not None:
+                mode.index_losses.append(k.index_loss(index_q, w, keys, q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen))
         out = k.attend(q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen)
         out = k.rope(out, cos, -sin)  # contributions become relative to the query's position
         out = k.linear_grouped(out.view(T, c.o_groups, -1), self.wo_a.weight)
@@ -73,7 +80,10 @@ class Compressor(nn.Module):
 
 
 class Indexer(nn.Module):
-    """Chooses, for each query, the index_topk visible entries that matter to it. No gradient passes through the choice."""
+    """What chooses, for each query, the index_topk visible entries that matter to it: queries, head weights and keys.
+
+    No gradient passes through the choice; the indexer learns from its own loss (ops `index_loss`), on inputs detached from the model.
+    """
 
     def __init__(self, config: ModelConfig, block: int, name: str, build: Builder) -> None:
         super().__init__()
@@ -81,12 +91,20 @@ class Indexer(nn.Module):
         self.wq_b, self.weights_proj = build.weight(name + ".wq_b"), build.weight(name + ".weights_proj")
         self.compressor = Compressor(config, block, name + ".compressor", part="index_", build=build)
 
-    def forward(self, h: Tensor, c_q: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> Tensor:
-        """Flat entry numbers [T, index_topk], -1 for none; h [T, D] and query latent c_q [T, q_lora_rank]."""
+    def forward(self, h: Tensor, c_q: Tensor, geometry: Geometry, memory: Memory, k: Kernels, learns: bool) -> tuple[Tensor, Tensor, Entries]:
+        """Index queries [T, J, K], head weights [T, J] with both constants, and keys; from h [T, D] and query latent c_q [T, q_lora_rank]."""
         c = self.config
-        with torch.no_grad():
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             keys = self.compressor(h, geometry, memory, k)
             q = k.linear(c_q, self.wq_b.weight).view(h.shape[0], c.index_n_heads, c.index_head_dim)
             q = k.rope(q, *geometry.angles(True))
             w = k.linear_fp32(h, self.weights_proj.weight) * (c.index_n_heads**-0.5 * c.index_head_dim**-0.5)
-            return k.index_topk(q, w, keys, geometry.compression(CSA_RATIO).spans, c.index_topk)
+            return q, w, keys
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How attention works in one forward: CSA sparse or (early in training) over all visible entries; where index losses are collected."""
+
+    sparse: bool = True
+    index_losses: list[Tensor] | None = None

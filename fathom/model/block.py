@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..ops import Kernels
-from .attention import Attention
+from .attention import Attention, Mode
 from .geometry import Geometry
 from .moe import MoE, Routing
 from .parameter import Builder
@@ -29,12 +29,12 @@ class Block(nn.Module):
         self.attn = Attention(config, block, f"{name}.attn", build)
         self.ffn = MoE(config, f"{name}.ffn", routed_by_hash, build)
 
-    def forward(self, X: Tensor, token_ids: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> tuple[Tensor, Routing]:
+    def forward(self, X: Tensor, token_ids: Tensor, geometry: Geometry, memory: Memory, k: Kernels, mode: Mode) -> tuple[Tensor, Routing]:
         """New streams and what the router did."""
         c = self.config
         constants = {"sinkhorn_steps": c.hc_sinkhorn_iters, "norm_eps": c.rms_norm_eps, "eps": c.hc_eps}
         h, post, comb = k.mhc_mix(X, self.hc_attn_fn, self.hc_attn_scale, self.hc_attn_base, **constants)
-        out = self.attn(k.rms_norm(h, self.attn_norm.weight, c.rms_norm_eps), geometry, memory, k)
+        out = self.attn(k.rms_norm(h, self.attn_norm.weight, c.rms_norm_eps), geometry, memory, k, mode)
         X = k.mhc_expand(X, out, post, comb)
         h, post, comb = k.mhc_mix(X, self.hc_ffn_fn, self.hc_ffn_scale, self.hc_ffn_base, **constants)
         out, routing = self.ffn(k.rms_norm(h, self.ffn_norm.weight, c.rms_norm_eps), token_ids, k)

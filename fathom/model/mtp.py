@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..ops import Kernels
+from .attention import Mode
 from .block import Block
 from .geometry import Geometry
 from .moe import Routing
@@ -29,7 +30,8 @@ class MTP(Block):
         for part in ("fn", "base", "scale"):
             build.add(self, f"{name}.hc_head_{part}")
 
-    def predict(self, X: Tensor, embedded: Tensor, token_ids: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> tuple[Tensor, Routing]:
+    def predict(self, X: Tensor, embedded: Tensor, token_ids: Tensor, geometry: Geometry, memory: Memory, k: Kernels,
+                mode: Mode) -> tuple[Tensor, Routing]:
         """Hidden states [T, D] that predict token i+2.
 
         Args:
@@ -38,7 +40,7 @@ class MTP(Block):
         c = self.config
         first = k.linear(k.rms_norm(embedded, self.enorm.weight, c.rms_norm_eps), self.e_proj.weight)
         streams = k.linear(k.rms_norm(X, self.hnorm.weight, c.rms_norm_eps), self.h_proj.weight) + first.unsqueeze(1)
-        out, routing = self(streams, token_ids, geometry, memory, k)
+        out, routing = self(streams, token_ids, geometry, memory, k, mode)
         h = k.mhc_head(out, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, norm_eps=c.rms_norm_eps, eps=c.hc_eps)
         return k.rms_norm(h, self.norm.weight, c.rms_norm_eps), routing
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import ModelConfig, parameters
 from ..errors import UserError
 from ..ops import DTYPES, Kernels, Row, select
+from .attention import Mode
 from .batch import Batch
 from .block import Block
 from .geometry import Geometry
@@ -31,11 +32,15 @@ _PRECISION = {dtype: name for name, dtype in DTYPES.items()} | {torch.float64: "
 
 @dataclass(frozen=True)
 class Output:
-    """hidden [T, D] feeds the output matrix; streams [T, N, D] feed the MTP block; routing has one entry a layer."""
+    """hidden [T, D] feeds the output matrix; streams [T, N, D] feed the MTP block; routing has one entry a layer.
+
+    index_losses: one scalar a CSA layer, summed over tokens, where they were asked for.
+    """
 
     hidden: Tensor
     streams: Tensor
     routing: list[Routing]
+    index_losses: list[Tensor]
 
 
 class Transformer(nn.Module):
@@ -75,25 +80,30 @@ class Transformer(nn.Module):
         for row in parameters(self.config):
             initialise(own[row.name], row, self.config, seed)
 
-    def forward(self, batch: Batch, state: State | None = None) -> Output:
+    def forward(self, batch: Batch, state: State | None = None, *, sparse: bool = True, index_loss: bool = False) -> Output:
         """Runs the tokens of `batch` through the model; with a state, remembers them in it.
+
+        Args:
+            sparse: False lets CSA attend to all visible entries, as early training does.
+            index_loss: also compute what teaches the indexers.
 
         Raises:
             UserError: a token position beyond max_position_embeddings.
         """
         X = self._embed(batch.token_ids).unsqueeze(1).expand(-1, self.config.hc_mult, -1)
         geometry, memory, k, c = self._geometry(batch, state), state or Scratch(), self.kernels(), self.config
+        mode = Mode(sparse, [] if index_loss else None)
         routing = []
         for layer in self.layers:
-            X, used = layer(X, batch.token_ids, geometry, memory, k)
+            X, used = layer(X, batch.token_ids, geometry, memory, k, mode)
             routing.append(used)
         h = k.mhc_head(X, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, norm_eps=c.rms_norm_eps, eps=c.hc_eps)
-        return Output(k.rms_norm(h, self.norm.weight, c.rms_norm_eps), X, routing)
+        return Output(k.rms_norm(h, self.norm.weight, c.rms_norm_eps), X, routing, mode.index_losses or [])
 
     def predict_second(self, streams: Tensor, next_ids: Tensor, batch: Batch, state: State | None = None) -> tuple[Tensor, Routing]:
         """The MTP block: hidden states [T, D] that predict token i+2, from final streams [T, N, D] and token i+1 [T]."""
         assert len(self.mtp), "this model has no MTP block"
-        return self.mtp[0].predict(streams, self._embed(next_ids), next_ids, self._geometry(batch, state), state or Scratch(), self.kernels())
+        return self.mtp[0].predict(streams, self._embed(next_ids), next_ids, self._geometry(batch, state), state or Scratch(), self.kernels(), Mode())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V], fp32, of hidden states [..., D]."""

@@ -31,6 +31,7 @@ class Kernels:
     attend: Callable[..., Tensor] = reference.attend
     compress: Callable[..., Tensor] = reference.compress
     experts: Callable[..., Tensor] = reference.experts
+    index_loss: Callable[..., Tensor] = reference.index_loss
     index_topk: Callable[..., Tensor] = reference.index_topk
     linear: Callable[..., Tensor] = reference.linear
     linear_fp32: Callable[..., Tensor] = reference.linear_fp32

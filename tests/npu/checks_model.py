@@ -2,9 +2,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
+from fathom.config import parameters
+from fathom.config.recipe import OptimizerRecipe
 from fathom.model import Batch, Run, State, Transformer
+from fathom.ops import cross_entropy
+from fathom.train.loss import load, update_biases
+from fathom.train.optim import Optimizers
 from tests.npu.checks_simulation import same_on_both
 from tests.oracle import randomise, tiny_config
 
@@ -21,19 +25,23 @@ def model_and_tokens(device: str, length: int) -> tuple[Transformer, torch.Tenso
 
 
 def check_two_training_steps():
+    """The recipe's own loss, balance and optimizers: Muon, AdamW, MTP, router biases."""
     def work(device):
         model, tokens = model_and_tokens(device, 150)
-        optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
-        for _ in range(2):
+        recipe, table = OptimizerRecipe(), parameters(CONFIG)
+        optimizers = Optimizers(table, dict(model.named_parameters()), recipe, torch.float32)
+        values = []
+        for number in (1, 2):
             batch = Batch.pack([tokens[:97], tokens[97:]])
             out = model(batch)
-            second, _ = model.predict_second(out.streams, tokens.roll(-1), batch)
-            loss = F.cross_entropy(model.logits(out.hidden), tokens.roll(-1)) + 0.3 * F.cross_entropy(model.logits(second), tokens.roll(-2))
+            second, routing = model.predict_second(out.streams, tokens.roll(-1), batch)
+            loss = cross_entropy(out.hidden, model.head.weight, tokens.roll(-1)) + 0.3 * cross_entropy(second, model.head.weight, tokens.roll(-2))
             loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-        return [losses, model.tensors()]
+            norm = optimizers.step(1e-3, number)
+            used = [r for r in [*out.routing, routing] if not r.hash_routed]
+            update_biases({r.name: model.tensors()[r.name + ".gate.bias"] for r in used}, {r.name: load(r) for r in used}, 1e-3)
+            values.append([loss.detach(), norm])
+        return [values, model.tensors()]
     same_on_both(work)
 
 

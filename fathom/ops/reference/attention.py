@@ -31,29 +31,46 @@ def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries
         chosen: [T, K] flat entry numbers from the indexer, -1 for none; None means all visible ones.
     """
     outputs = []
-    for q0, q1, w0, w1 in window_spans.tiles:
-        query = widen(q[q0:q1]) * q.shape[-1] ** -0.5
-        w0 = max(0, w1 - -(-(w1 - w0) // ALIGN) * ALIGN)  # a few more keys, masked out, for a faster product
-        parts = [_block(query, window[w0:w1], window_spans.outside(q0, q1, w0, w1))]
-        if entries is not None and entry_spans is not None:
-            e0, e1 = entry_spans.reach(q0, q1)
-            if chosen is None and e1 > e0:
-                parts.append(_block(query, entries.slice(e0, e1), entry_spans.outside(q0, q1, e0, e1)))
-            elif e1 > e0:
-                parts.append(_chosen(query, entries, chosen[q0:q1], e0, e1))
-        outputs.append(_softmax_sum(parts, sink).to(q.dtype))
+    for q0, q1, _, _ in window_spans.tiles:
+        outputs.append(_softmax_sum(tile_logits(q, q0, q1, window, window_spans, entries, entry_spans, chosen), sink).to(q.dtype))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def tile_logits(q: Tensor, q0: int, q1: int, window: Tensor, window_spans: Spans, entries: Entries | None, entry_spans: Spans | None,
+                chosen: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+    """What queries q0..q1 look at: (logits [Q, H, n], values) of the window and, where any are visible, of the entries."""
+    query = widen(q[q0:q1]) * q.shape[-1] ** -0.5
+    w0, w1 = window_spans.reach(q0, q1)
+    w0 = max(0, w1 - -(-(w1 - w0) // ALIGN) * ALIGN)  # a few more keys, masked out, for a faster product
+    parts = [_block(query, window[w0:w1], window_spans.outside(q0, q1, w0, w1))]
+    if entries is not None and entry_spans is not None:
+        e0, e1 = entry_spans.reach(q0, q1)
+        if chosen is None and e1 > e0:
+            parts.append(_block(query, entries.slice(e0, e1), entry_spans.outside(q0, q1, e0, e1)))
+        elif chosen is not None and e1 > e0:
+            parts.append(_chosen(query, entries, chosen[q0:q1], e0, e1))
+    return parts
+
+
+def as_block(reach: int, top_k: int) -> bool:
+    """Whether chosen entries are read as one masked block of `reach` entries rather than gathered."""
+    return reach <= GATHER_FROM * top_k
+
+
+def not_chosen(picked: Tensor, e0: int, e1: int) -> Tensor:
+    """[Q, e1 - e0] True for entries e0..e1 that aren't among picked [Q, K]."""
+    outside = torch.ones(picked.shape[0], e1 - e0 + 1, dtype=torch.bool, device=picked.device)
+    outside.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), False)  # the last column takes the -1s
+    return outside[:, :-1]
 
 
 def _chosen(query: Tensor, entries: Entries, picked: Tensor, e0: int, e1: int) -> tuple[Tensor, Tensor]:
     """Logits of the chosen entries and their values: gathered, or as one block of all entries e0..e1 with the others masked out."""
-    if e1 - e0 > GATHER_FROM * picked.shape[1]:
-        values = entries.take(picked.clamp(min=0))  # [Q, K, C]
-        logits = query @ widen(values).transpose(1, 2)
-        return _masked(logits, (picked < 0).unsqueeze(1)), values
-    outside = torch.ones(picked.shape[0], e1 - e0 + 1, dtype=torch.bool, device=query.device)
-    outside.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), False)  # the last column takes the -1s
-    return _block(query, entries.slice(e0, e1), outside[:, :-1])
+    if as_block(e1 - e0, picked.shape[1]):
+        return _block(query, entries.slice(e0, e1), not_chosen(picked, e0, e1))
+    values = entries.take(picked.clamp(min=0))  # [Q, K, C]
+    logits = query @ widen(values).transpose(1, 2)
+    return _masked(logits, (picked < 0).unsqueeze(1)), values
 
 
 def _block(query: Tensor, keys: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
