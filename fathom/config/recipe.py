@@ -94,16 +94,22 @@ class ScheduleRecipe:
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """From `start` (a share of the steps) on: rows of at most `length` tokens, `rows` of them a step, run in `micro_batches` parts."""
+    """From `start` (a share of the steps) on: rows of at most `length` tokens, `rows` of them a step, run in `micro_batches` parts.
+
+    attention: CSA is "dense" (over all visible entries, while the indexer learns beside it) or "sparse" (over those it chooses).
+    """
 
     start: float = 0.0
     length: int = 512
     rows: int = 8
     micro_batches: int = 1
+    attention: Literal["dense", "sparse"] = "sparse"
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < 1:
             raise UserError("stage.start", self.start, "a share of the steps, at least 0 and below 1")
+        if self.attention not in ("dense", "sparse"):
+            raise UserError("stage.attention", self.attention, "dense or sparse")
         _at_least("stage.length", self.length, 8)
         _at_least("stage.rows", self.rows, 1)
         if not 1 <= self.micro_batches <= self.rows:
@@ -136,15 +142,17 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights beside the main loss: MTP before and during the decay, the sequence-wise balance loss, and the router bias's step."""
+    """Weights beside the main loss: MTP before and during the decay, the sequence-wise balance loss, the indexers' KL; and the step of
+    the router biases."""
 
     mtp: float = 0.3
     mtp_decay: float = 0.1
     balance: float = 1e-4
+    indexer: float = 1.0
     bias_step: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name in ("mtp", "mtp_decay", "balance", "bias_step"):
+        for name in ("mtp", "mtp_decay", "balance", "indexer", "bias_step"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise UserError(f"loss.{name}", getattr(self, name), "a number of at least 0")
 

@@ -69,12 +69,17 @@ class Losses:
     main: Tensor
     mtp: Tensor
     balance: Tensor
+    indexer: Tensor
     loads: dict[str, Tensor]
 
 
-def losses(model: Transformer, sample: Sample, sizes: Sizes, recipe: LossRecipe, mtp_weight: float) -> Losses:
-    """Forward pass and losses of one micro-batch; over the micro-batches of a step the parts add up to its means."""
-    out = model(sample.batch)
+def losses(model: Transformer, sample: Sample, sizes: Sizes, recipe: LossRecipe, mtp_weight: float, *, sparse: bool = True) -> Losses:
+    """Forward pass and losses of one micro-batch; over the micro-batches of a step the parts add up to its means.
+
+    Args:
+        sparse: CSA attends to what its indexer chooses; else to all visible entries.
+    """
+    out = model(sample.batch, sparse=sparse, index_loss=recipe.indexer > 0)
     routings = list(out.routing)
     main = cross_entropy(out.hidden, model.head.weight, sample.targets, reduction="sum") / sizes.tokens
     mtp = torch.zeros_like(main)
@@ -84,9 +89,10 @@ def losses(model: Transformer, sample: Sample, sizes: Sizes, recipe: LossRecipe,
         mtp = cross_entropy(hidden, model.head.weight, sample.second_targets, reduction="sum") / max(1, sizes.second)
     learned = [routing for routing in routings if not routing.hash_routed]
     balance = sum((balance_loss(r.scores, r.experts, sample.piece) for r in learned), torch.zeros_like(main)) / sizes.tokens
-    total = main + mtp_weight * mtp + recipe.balance * balance
+    indexer = sum(out.index_losses, torch.zeros_like(main)) / sizes.tokens
+    total = main + mtp_weight * mtp + recipe.balance * balance + recipe.indexer * indexer
     loads = {routing.name: load(routing) for routing in learned}
-    return Losses(total, main.detach(), mtp.detach(), balance.detach(), loads)
+    return Losses(total, main.detach(), mtp.detach(), balance.detach(), indexer.detach(), loads)
 
 
 def balance_loss(scores: Tensor, experts: Tensor, piece: Tensor) -> Tensor:

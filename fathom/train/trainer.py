@@ -70,12 +70,13 @@ class Trainer:
         lr, weight = learning_rate(recipe, self.step), mtp_weight(recipe, self.step)
         rows, position = self.packer.take(self.position, stage.rows, stage.length)
         sizes = Sizes.of(rows)
-        sums: dict[str, float] = {"main": 0.0, "mtp": 0.0, "balance": 0.0}
+        sums: dict[str, float] = {"main": 0.0, "mtp": 0.0, "balance": 0.0, "indexer": 0.0}
         loads: dict[str, Tensor] = {}
         with repeatable():
             for part in range(stage.micro_batches):
                 part_rows = rows[part * len(rows) // stage.micro_batches:(part + 1) * len(rows) // stage.micro_batches]
-                found = losses(self.model, Sample.of(part_rows, self.device), sizes, recipe.loss, weight)
+                found = losses(self.model, Sample.of(part_rows, self.device), sizes, recipe.loss, weight,
+                               sparse=stage.attention == "sparse")
                 found.total.backward()
                 for name in sums:
                     sums[name] += float(getattr(found, name))
@@ -91,6 +92,7 @@ class Trainer:
         self.step, self.position = self.step + 1, position
         self.tokens, self.seconds = self.tokens + sizes.tokens, self.seconds + seconds
         return {"step": self.step, "tokens": self.tokens, "loss": sums["main"], "mtp_loss": sums["mtp"], "balance_loss": sums["balance"],
+                "index_loss": sums["indexer"],
                 "imbalance": imbalance(loads), "lr": lr, "gradient_norm": norm, "epoch": self.position.epoch, "seconds": self.seconds,
                 "tokens_per_second": sizes.tokens / seconds}
 

@@ -52,7 +52,7 @@ def test_main_and_mtp_are_mean_cross_entropies(model):
     found = losses(model, Sample.of(rows(), CPU), Sizes.of(rows()), LossRecipe(), 0.3)
     torch.testing.assert_close(found.main, torch.cat(main).mean(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.mtp, torch.cat(second).mean(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.total, found.main + 0.3 * found.mtp + 1e-4 * found.balance, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found.total, found.main + 0.3 * found.mtp + 1e-4 * found.balance + found.indexer, atol=1e-6, rtol=1e-6)
 
 
 def test_micro_batches_add_up_to_the_step(model):
