@@ -151,7 +151,8 @@ class Endpoint:
     def _send(self, body: dict[str, Any], request_id: str) -> tuple[int, Mapping[str, str], str, float, str]:
         """(status or 0, headers, text, seconds, trouble): one attempt; trouble is "" when an HTTP answer came whole and in time."""
         began = time.monotonic()
-        status, headers = 0, {}
+        status = 0
+        headers: Mapping[str, str] = {}
         try:
             content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
             send = {"Content-Type": "application/json", "X-Request-Id": request_id}

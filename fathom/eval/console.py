@@ -53,7 +53,9 @@ class Watch:
 def print_summary(summary: Mapping[str, Any], console: Console, others: Sequence[Mapping[str, Any]] = ()) -> None:
     """The scores, the dimensions and, with others, the comparison."""
     run, s, cost = summary["run"], summary["scores"], summary["cost"]
-    table = Table(title=f"YZ Index of {run['model']} ({run['mode']} run {run['id']}, seed {run['seed']})", title_justify="left")
+    title = f"YZ Index of {run['model']} ({run['mode']} run {run['id']}, seed {run['seed']})"
+    console.print(title, style="bold", markup=False, highlight=False)
+    table = Table()
     for column in ("", "score", "items", "in full", "unanswered"):
         table.add_column(column, justify="left" if not column else "right")
     for d in summary["dimensions"]:
@@ -71,7 +73,8 @@ def print_summary(summary: Mapping[str, Any], console: Console, others: Sequence
     if s["controls"] is not None:
         facts.append(("controls answered", f"{100 * s['controls']:.0f} %"))
     if summary["rank"]["mean"] is not None:
-        facts.append(("rank", f"{summary['rank']['mean']:.2f} (mean of {summary['rank']['runs']} runs)"))
+        runs = summary["rank"]["runs"]
+        facts.append(("rank", f"{summary['rank']['mean']:.2f} (mean of {runs} run{'s' if runs != 1 else ''})"))
     if cost:
         facts.append(("cost of this run", f"US$ {cost['dollars']} by {cost['price']}"))
     for name, text in facts:

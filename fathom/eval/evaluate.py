@@ -198,6 +198,7 @@ def _model(options: Options, open_local: OpenLocal | None) -> Model:
             raise UserError("--local", options.local, "needs a session to open it")
         name, chat = open_local(options.local)
         return LocalModel(options.model or name, chat, options.temperature, options.thinking_room or 0)
+    assert options.endpoint is not None and options.model is not None, "check saw to it"
     room = choices.THINKING_ROOM if options.thinking_room is None else options.thinking_room
     return Endpoint(options.endpoint, options.model, options.key, concurrency=options.concurrency, timeout=options.timeout,
                     attempts=options.attempts, temperature=options.temperature, room=room, extra=options.extra, proxy=options.proxy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fathom.eval import answers as read
 from fathom.eval.items import Item, Kind, Verdict, as_answers, item_id, item_rng
@@ -81,7 +81,7 @@ def tally(seed: int, level: int) -> Item:
 
 
 def _item(kind: str, seed: int, level: int, rng: random.Random, placed: Sequence[tuple[float, str]], question: str, shape: str,
-          payload: dict[str, object]) -> Item:
+          payload: Mapping[str, object]) -> Item:
     """The haystack: `placed` sentences at their depths (0..1, equal depths keep their order) in prose, then the question."""
     tokens = LENGTHS[level - 1]
     room = chars(tokens) - sum(len(line) + 1 for _, line in placed)

@@ -10,6 +10,7 @@ document of "64K" stays below 65 536 real tokens and leaves room for the questio
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 
 def phrases(text: str) -> list[str]:
@@ -91,7 +92,7 @@ def person(rng: random.Random) -> str:
     return f"{rng.choice(FIRST)} {rng.choice(LAST)}"
 
 
-def distinct(rng: random.Random, make, count: int, taken: set[str]) -> list[str]:
+def distinct(rng: random.Random, make: Callable[[random.Random], str], count: int, taken: set[str]) -> list[str]:
     """`count` different results of make(rng), none in `taken`; adds them to it."""
     out: list[str] = []
     while len(out) < count:

@@ -19,6 +19,7 @@ from fathom.eval.items import Kind, Verdict, visible
 from fathom.eval.pools import Probe
 from fathom.eval.store import Attempt, Key, Reply, Store
 
+MEND = "see that it is up and takes such requests; where it limits max_tokens, lower --thinking-room"
 HOPELESS = 3  # so many askings without an answer, and none with one, and the run stops
 
 
@@ -137,7 +138,7 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
             complete = complete and event.verdict is not None
             silent += bool(event.trouble)
             if not heard and silent >= HOPELESS:
-                raise UserError("--endpoint", None, f"gave no answer at all: {event.trouble}", "see that it is up and takes such requests")
+                raise UserError("--endpoint", None, f"gave no answer at all: {event.trouble}", MEND)
     finally:
         stop.set()
     return complete

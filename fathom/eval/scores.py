@@ -158,8 +158,9 @@ def score_run(outcomes: Sequence[Outcome], *, succeeded: int = 0, failed: int = 
     canaries = [o for o in outcomes if o.dimension == "integrity" and not is_control(o.kind)]
     controls = [o for o in outcomes if is_control(o.kind)]
     others = [o for o in outcomes if o.dimension != "integrity"]
-    dimensions = {name: _dimension([o for o in (*canaries, *others) if o.dimension == name])
-                  for name in dict.fromkeys(o.dimension for o in (*canaries, *others))}
+    rated = (*canaries, *others)
+    names = [name for name in dict.fromkeys((*choices.FULL, *(o.dimension for o in rated))) if any(o.dimension == name for o in rated)]
+    dimensions = {name: _dimension([o for o in rated if o.dimension == name]) for name in names}
     core = None
     if all(name in dimensions for name in choices.CORE_WEIGHTS):
         core = core_score(dimensions["execution"].score, dimensions["grounding"].score)

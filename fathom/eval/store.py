@@ -142,7 +142,7 @@ class Store:
         with self._lock:
             rows = self._db.execute("SELECT id, model, endpoint, mode, seed, started, settings, finished FROM runs ORDER BY number")
             rows = rows.fetchall()
-        found = [Run(*row[:6], json.loads(row[6]), row[7]) for row in rows]
+        found = [Run(i, name, url, mode, seed, began, json.loads(settings), ended) for i, name, url, mode, seed, began, settings, ended in rows]
         return [run for run in found if model is None or run.model == model]
 
     def run(self, run_id: str) -> Run:

@@ -130,12 +130,13 @@ def _grid(name: str, outcomes: Sequence[Outcome], details: Mapping[str, Any]) ->
 
 
 def _lengths(outcomes: Sequence[Outcome], details: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Mean score by length of each kind that has lengths."""
+    """Mean score by length: of all grounding together, and of each long-context kind."""
     groups: dict[str, dict[int, list[float]]] = {}
     for o in outcomes:
         tokens = details[o.item_id]["payload"].get("tokens")
         if o.dimension in ("grounding", "long_context") and tokens:
-            groups.setdefault(o.kind, {}).setdefault(tokens, []).append(o.score)
+            name = o.kind if o.dimension == "long_context" else o.dimension
+            groups.setdefault(name, {}).setdefault(tokens, []).append(o.score)
     return [{"kind": kind, "points": [[n, 100 * sum(v) / len(v)] for n, v in sorted(by.items())]} for kind, by in groups.items()]
 
 

@@ -13,6 +13,7 @@ TONES = {"pass": "good", "warn": "warn", "fail": "bad", "not rated": ""}
 STYLE = """
 .filters { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,150px),1fr)); gap:8px; margin:8px 0; }
 .filters select, .filters input { width:100%; }
+.kinds { column-gap:32px; margin:0; }
 details.item { border-bottom:1px solid var(--line); padding:6px 0; } details.item > summary { line-height:1.4; }
 """
 FILTERS = """
@@ -34,11 +35,11 @@ def render(summary: Mapping[str, Any], others: Sequence[Mapping[str, Any]] = ())
     """The HTML document of a summary (summary.summarise), compared with `others`."""
     run = summary["run"]
     parts = [_head(summary), _tiles(summary), f'<div class="grid">{_dimensions(summary)}{_integrity(summary)}</div>', _kinds(summary)]
-    parts += [_grids(summary), _lengths(summary)]
+    parts += [_grids(summary), f'<div class="grid">{_lengths(summary)}{_usage(summary)}</div>']
     if others:
         note = "Runs with the same seed asked the same items and compare one by one; others only in the mean."
         parts.append(card("Comparison", comparison_table([summary, *others]), note))
-    parts += [_usage(summary), card("Items", FILTERS), json_data("items", summary["items"])]
+    parts += [card("Items", FILTERS), json_data("items", summary["items"])]
     script = resources.files("fathom.eval").joinpath("report.js").read_text(encoding="utf-8")
     return page(f"YZ Index: {run['model']}", "\n".join(filter(None, parts)), scripts=[script], styles=[STYLE])
 
@@ -54,14 +55,16 @@ def _head(summary: Mapping[str, Any]) -> str:
     where = f"{run['mode']} run at {run['endpoint']}, {when} UTC, seed {seed}, run {run['id']}"
     warning = "" if scores["complete"] else ('<p class="bad"><b>Incomplete:</b> some items have no answer and count as wrong. '
                                              "Start the same command again to ask them.</p>")
+    if run["settings"].get("sandbox") == "limits":
+        warning += '<p class="warn">Generated code ran behind the weaker walls (--sandbox limits).</p>'
     return f"<h1>YZ Index of {escape(run['model'])}</h1><p class=\"soft\">{escape(where)}</p>{warning}"
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:
     s, cost, rank = summary["scores"], summary["cost"], summary["rank"]
-    label = s["label"] if s["label"] == "not rated" else f"{s['label']}: {s['recommendation']}"
+    verdict = "integrity" if s["label"] == "not rated" else f"integrity: {s['recommendation']}"
     found = [tile(number(s["overall"]), "overall", TONES[s["label"]]), tile(number(s["core"]), "core"),
-             tile(label, "integrity", TONES[s["label"]]), tile(number(s["stability"]), "stability"),
+             tile(s["label"], verdict, TONES[s["label"]]), tile(number(s["stability"]), "stability"),
              tile(number(s["availability"], " %") if s["availability"] is not None else "not rated", "availability"),
              tile(number(s["value"]), "value, 0–100")]
     if s["points_per_dollar"] is not None:
@@ -84,7 +87,7 @@ def _dimensions(summary: Mapping[str, Any]) -> str:
 def _integrity(summary: Mapping[str, Any]) -> str:
     s = summary["scores"]
     tone = TONES[s["label"]]
-    text = {"pass": "Invents nothing to speak of.", "warn": "Some inventions, or silence where it could have answered.",
+    text = {"pass": "Invents nothing, or little.", "warn": "Some inventions, or silence where it could have answered.",
             "fail": f"Invents sources or data: the overall score is capped at {choices.CAP_ON_FAIL}.0.",
             "not rated": f"Fewer than {choices.MIN_PROBES} canaries were asked."}[s["label"]]
     rows = [("canaries passed", s["integrity_raw"], number(s["integrity_raw"]))]
@@ -95,9 +98,11 @@ def _integrity(summary: Mapping[str, Any]) -> str:
 
 
 def _kinds(summary: Mapping[str, Any]) -> str:
-    rows = [(d["name"].replace("_", " "), kind["name"], kind["askings"], number(kind["score"]))
-            for d in summary["dimensions"] for kind in d["kinds"]]
-    return card("By kind", table(["dimension", "kind", "askings", "score"], rows, numeric=(2, 3)))
+    blocks = []
+    for d in summary["dimensions"]:
+        rows = [(f"{kind['name']} ({kind['askings']})", kind["score"], number(kind["score"])) for kind in d["kinds"]]
+        blocks.append(f"<div><h3>{escape(d['name'].replace('_', ' '))}</h3>{bars(rows)}</div>")
+    return card("By kind", f'<div class="grid kinds">{"".join(blocks)}</div>', "In brackets: how often a question of the kind was asked.")
 
 
 def _grids(summary: Mapping[str, Any]) -> str:
@@ -137,7 +142,7 @@ def comparison_rows(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], 
         texts = [v if isinstance(v, str) else "–" if v is None else f"{v:.2f}" for v in values]
         if isinstance(values[0], float):
             texts[1:] = [t if not isinstance(v, float) else f"{t} ({v - values[0]:+.2f})" for t, v in zip(texts[1:], values[1:])]
-        rows.append([key.replace("_", " "), *texts])
+        rows.append(["integrity label" if key == "label" else key.replace("_", " "), *texts])
     same = [_agreement(summaries[0], other) for other in summaries[1:]]
     if any(same):
         rows.append(["same items: better / worse", "", *same])

@@ -50,7 +50,10 @@ def heat_plot(path: str | Path, rows: Sequence[str], columns: Sequence[str], val
     """A heat map of shares 0..1, red to green, each cell with its percentage; None is blank. Returns the path."""
     figure, axes = _figure(title, width=2.4 + 0.72 * len(columns), height=1.6 + 0.5 * len(rows))
     nan = float("nan")
-    axes.imshow([[nan if v is None else v for v in line] for line in values], cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    axes.imshow([[nan if v is None else v for v in line] for line in values], cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.6)
+    axes.hlines([r - 0.5 for r in range(1, len(rows))], -0.5, len(columns) - 0.5, colors="white", linewidth=2)
+    axes.vlines([c - 0.5 for c in range(1, len(columns))], -0.5, len(rows) - 0.5, colors="white", linewidth=2)
+    axes.tick_params(length=0)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=column_label, ylabel=row_label)

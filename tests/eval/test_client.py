@@ -8,7 +8,7 @@ import pytest
 from fathom.errors import UserError
 from fathom.eval.client import Endpoint, Failure, Pace, Refused, chat_url, read_reply, retry_after, server_message
 
-pytest.importorskip("httpx")
+pytestmark = pytest.mark.needs("module:httpx")
 QUESTION = [{"role": "user", "content": "q"}]
 
 

@@ -14,7 +14,7 @@ from fathom.errors import UserError
 from fathom.eval import pools
 from fathom.eval.store import Store
 
-pytest.importorskip("httpx")
+pytestmark = pytest.mark.needs("module:httpx")
 SEED = 11
 ROOT = Path(__file__).parents[2]
 NO_CODE = ["--dimension", "grounding", "--dimension", "integrity", "--dimension", "communication", "--dimension", "constraints"]
@@ -106,6 +106,7 @@ def test_killed_and_started_again_it_asks_nothing_twice(tmp_path, serve, kinds):
     assert len(set(stats["ids"])) == stats["answered"], "a repeated request carries its first id"
 
 
+@pytest.mark.check
 def test_killed_at_random_moments(tmp_path, serve, kinds):
     dimensions = ("grounding", "integrity", "communication", "constraints")
     service = serve(answers=answers(kinds, True, dimensions, 4096), delay=0.02)
@@ -179,8 +180,9 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path, serve, kinds):
 
 @pytest.mark.parametrize("options, says", [
     (["--model", ""], "--model"), (["--local", "x"], "--local"), (["--dimension", "speed"], "--dimension"),
-    (["--context", "3X"], "--context"), (["--extra", "[1]"], "--extra"), (["--extra", '{"model": "x"}'], "--extra"), (["--key-file", "/nonexistent"], "--key-file"),
-    (["--compare", "nothing"], "--compare"), (["--prices", "/nonexistent.toml", "--price-model", "x"], "prices"),
+    (["--context", "3X"], "--context"), (["--extra", "[1]"], "--extra"), (["--extra", '{"model": "x"}'], "--extra"),
+    (["--key-file", "/nonexistent"], "--key-file"), (["--compare", "nothing"], "--compare"),
+    (["--prices", "/nonexistent.toml", "--price-model", "x"], "prices"),
     (["--temperature", "3"], "--temperature"), (["--concurrency", "0"], "--concurrency"), (["--timeout", "0"], "--timeout"),
     (["--price-model", "nobody"], "nobody"), (["--sandbox", "none"], "--sandbox"), (["--long-context", "2K"], "--long-context"),
 ])
@@ -204,6 +206,20 @@ def test_comparing_needs_no_endpoint(tmp_path, serve, kinds):
     assert done.returncode == 0, done.stderr
     assert "(-100.00)" in done.stdout and "0 / 4 of 4" in done.stdout
     assert (tmp_path / "c/comparison/report.html").is_file()
+
+
+def test_the_users_own_problems(tmp_path, walls):
+    """A file in HumanEval's format is a list of its own: the echoing model gets 0 there, and the core knows nothing of it."""
+    problem = {"task_id": "own/0", "prompt": "def twice(x):\n    \"\"\"Twice x.\"\"\"\n", "entry_point": "twice",
+               "test": "def check(candidate):\n    assert candidate(4) == 8\n", "canonical_solution": "    return x + x\n"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(problem))
+    command = [sys.executable, str(Path(__file__).with_name("evalcli.py")), "--local", str(tmp_path), "--out", str(tmp_path / "o"),
+               "--dimension", "judgment", "--humaneval", str(tmp_path / "own.jsonl"), "--sandbox", walls]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120)
+    assert done.returncode == 0, done.stderr
+    result = report(tmp_path / "o")
+    assert [(d["name"], d["items"]) for d in result["dimensions"]] == [("judgment", 2), ("humaneval", 1)]
+    assert result["scores"]["humaneval"] == 0 and result["scores"]["core"] is None
 
 
 def test_a_local_model(tmp_path):
