@@ -136,7 +136,7 @@ class Writer:
 
     def finish(self, tokens: int, depth: float) -> str:
         """The document, `tokens` nominal tokens long, the first placed passage at `depth` of it (0 first, 1 last), the others anywhere."""
-        room = prose.chars(tokens) - sum(len(p.render()) + 1 for p in (*self.placed, *self.loose))
+        room = prose.chars(tokens, prose.ARCHIVE_CHARS) - sum(len(p.render()) + 1 for p in (*self.placed, *self.loose))
         padding: list[Passage] = []
         while room > 0:
             padding.append(self._padding())

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from fathom.eval import answers as read
 from fathom.eval.items import Item, Kind, Verdict, as_answers, item_id, item_rng
-from fathom.eval.prose import chars, distinct, filler, place
+from fathom.eval.prose import PROSE_CHARS, chars, distinct, filler, place
 
 LENGTHS = tuple(4096 * 2**i for i in range(9))  # nominal tokens of levels 1..9
 LEVELS = tuple(range(1, len(LENGTHS) + 1))
@@ -84,7 +84,7 @@ def _item(kind: str, seed: int, level: int, rng: random.Random, placed: Sequence
           payload: Mapping[str, object]) -> Item:
     """The haystack: `placed` sentences at their depths (0..1, equal depths keep their order) in prose, then the question."""
     tokens = LENGTHS[level - 1]
-    room = chars(tokens) - sum(len(line) + 1 for _, line in placed)
+    room = chars(tokens, PROSE_CHARS) - sum(len(line) + 1 for _, line in placed)
     hay: list[str] = []
     while room > 0:
         hay.append(filler(rng))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from fathom.eval.store import Attempt, Key, Reply, Store
 
 MEND = "see that it is up and takes such requests; where it limits max_tokens, lower --thinking-room"
 HOPELESS = 3  # so many askings without an answer, and none with one, and the run stops
+GRACE = 0.5  # seconds for answers that have just come to reach the store when a run is stopped
 
 
 class Model(Protocol):
@@ -125,8 +127,9 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
                 done.put(error)
                 return
 
-    for _ in range(min(concurrency, open_jobs)):
-        threading.Thread(target=work, daemon=True).start()
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, open_jobs))]
+    for thread in threads:
+        thread.start()
     complete, heard, silent = True, bool(replies), 0
     try:
         for _ in range(open_jobs):
@@ -141,6 +144,9 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
                 raise UserError("--endpoint", None, f"gave no answer at all: {event.trouble}", MEND)
     finally:
         stop.set()
+        end = time.monotonic() + GRACE
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
     return complete
 
 
