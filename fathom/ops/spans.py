@@ -57,13 +57,13 @@ class Entries:
     rows: Tensor | None = None
     base: int = 0
 
-    def slice(self, a: int, b: int) -> Tensor:
-        """Rows [b - a, C] of flat entries a..b."""
-        return self.pool[self.base + a : self.base + b] if self.rows is None else self.pool[self.rows[a:b]]
+    def between(self, a: int, b: int) -> slice | Tensor:
+        """Where flat entries a..b are in the pool: a slice, or row numbers [b - a]."""
+        return slice(self.base + a, self.base + b) if self.rows is None else self.rows[a:b]
 
-    def take(self, flat: Tensor) -> Tensor:
-        """Rows [..., C] of any flat entry numbers (int64, non-negative)."""
-        return self.pool[flat + self.base if self.rows is None else self.rows[flat]]
+    def at(self, flat: Tensor) -> Tensor:
+        """Pool rows of any flat entry numbers (int64, non-negative)."""
+        return flat + self.base if self.rows is None else self.rows[flat]
 
 
 def make_spans(first: np.ndarray, last: np.ndarray, runs: Iterable[tuple[int, int]], device: torch.device, *, queries: int, cells: int) -> Spans:

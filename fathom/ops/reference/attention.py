@@ -7,9 +7,15 @@ probability away. Work goes tile by tile: the window is a band, never an S×S ma
 Chosen entries are either gathered per query or, while few entries are visible, read as one block with the others masked out. Both
 compute the same softmax; the block is a plain matrix product and, under autograd, spares a scatter.
 
+The backward pass is written out: it visits the same tiles and makes their weights again from the saved log-sum-exp, so nothing of
+(query, key) size outlives a tile in training either, and each gradient is added where it belongs instead of through full-size zeros.
+
 Shapes: T queries, H heads, C head_dim, Q queries of a tile, K entries chosen per query.
 Source: SPEC section 2, attention item 4; logit scale C^-0.5, softmax in fp32.
 """
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,25 +36,68 @@ def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries
         entries, entry_spans: compressed entries and the visible range of each query; None for window-only layers.
         chosen: [T, K] flat entry numbers from the indexer, -1 for none; None means all visible ones.
     """
-    outputs = []
-    for q0, q1, _, _ in window_spans.tiles:
-        outputs.append(_softmax_sum(tile_logits(q, q0, q1, window, window_spans, entries, entry_spans, chosen), sink).to(q.dtype))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    pool = entries.pool if entries is not None else q.new_zeros(0, q.shape[-1])
+    return _Attend.apply(q, window, sink, pool, window_spans, entries, entry_spans, chosen)
 
 
-def tile_logits(q: Tensor, q0: int, q1: int, window: Tensor, window_spans: Spans, entries: Entries | None, entry_spans: Spans | None,
-                chosen: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-    """What queries q0..q1 look at: (logits [Q, H, n], values) of the window and, where any are visible, of the entries."""
+@dataclass(frozen=True)
+class Part:
+    """Keys that a tile looks at: logits [Q, H, n] fp32 (-inf where unseen); their rows as values, [n, C] shared by all queries or
+    [Q, n, C]; and where those rows are in the window (`pooled` False) or the pool."""
+
+    logits: Tensor
+    values: Tensor
+    rows: slice | Tensor
+    pooled: bool
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, window: Tensor, sink: Tensor, pool: Tensor, window_spans: Spans, entries: Entries | None,
+                entry_spans: Spans | None, chosen: Tensor | None) -> Tensor:
+        ctx.arguments = window_spans, entries, entry_spans, chosen
+        out = torch.empty_like(q)
+        lse = widen(q.new_empty(q.shape[:2]))
+        for q0, q1, _, _ in window_spans.tiles:
+            parts = tile_parts(q, q0, q1, window, window_spans, entries, entry_spans, chosen)
+            out[q0:q1], lse[q0:q1] = _softmax_sum(parts, sink)
+        ctx.save_for_backward(q, window, sink, pool, out, lse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, window, sink, pool, out, lse = ctx.saved_tensors
+        window_spans, entries, entry_spans, chosen = ctx.arguments
+        delta = (widen(grad) * widen(out)).sum(-1)  # [T, H]
+        grad_q, grad_rows = torch.empty_like(q), {False: torch.zeros_like(widen(window)), True: torch.zeros_like(widen(pool))}
+        for q0, q1, _, _ in window_spans.tiles:
+            query, g = q[q0:q1] * q.shape[-1] ** -0.5, grad[q0:q1]
+            total = torch.zeros_like(widen(query))
+            for part in tile_parts(q, q0, q1, window, window_spans, entries, entry_spans, chosen):
+                p = part.logits.sub_(lse[q0:q1].unsqueeze(2)).exp_()
+                d_query, d_values = _part_gradients(p, part.values, query, g, delta[q0:q1])
+                total += d_query
+                _add_rows(grad_rows[part.pooled], part.rows, d_values)
+            grad_q[q0:q1] = total * q.shape[-1] ** -0.5
+        grad_sink = -((sink - lse).exp() * delta).sum(0).to(sink.dtype)
+        grad_pool = grad_rows[True].to(pool.dtype) if entries is not None else None
+        return grad_q, grad_rows[False].to(window.dtype), grad_sink, grad_pool, None, None, None, None
+
+
+def tile_parts(q: Tensor, q0: int, q1: int, window: Tensor, window_spans: Spans, entries: Entries | None, entry_spans: Spans | None,
+               chosen: Tensor | None) -> list[Part]:
+    """What queries q0..q1 look at: the window and, where any are visible, the entries."""
     query = widen(q[q0:q1]) * q.shape[-1] ** -0.5
     w0, w1 = window_spans.reach(q0, q1)
     w0 = max(0, w1 - -(-(w1 - w0) // ALIGN) * ALIGN)  # a few more keys, masked out, for a faster product
-    parts = [_block(query, window[w0:w1], window_spans.outside(q0, q1, w0, w1))]
+    parts = [_block(query, window, slice(w0, w1), window_spans.outside(q0, q1, w0, w1), pooled=False)]
     if entries is not None and entry_spans is not None:
         e0, e1 = entry_spans.reach(q0, q1)
-        if chosen is None and e1 > e0:
-            parts.append(_block(query, entries.slice(e0, e1), entry_spans.outside(q0, q1, e0, e1)))
-        elif chosen is not None and e1 > e0:
-            parts.append(_chosen(query, entries, chosen[q0:q1], e0, e1))
+        if e1 > e0 and chosen is not None and not as_block(e1 - e0, chosen.shape[1]):
+            parts.append(_gathered(query, entries, chosen[q0:q1]))
+        elif e1 > e0:
+            unseen = entry_spans.outside(q0, q1, e0, e1) if chosen is None else _not_chosen(chosen[q0:q1], e0, e1)
+            parts.append(_block(query, entries.pool, entries.between(e0, e1), unseen, pooled=True))
     return parts
 
 
@@ -57,44 +106,67 @@ def as_block(reach: int, top_k: int) -> bool:
     return reach <= GATHER_FROM * top_k
 
 
-def not_chosen(picked: Tensor, e0: int, e1: int) -> Tensor:
+def _not_chosen(picked: Tensor, e0: int, e1: int) -> Tensor:
     """[Q, e1 - e0] True for entries e0..e1 that aren't among picked [Q, K]."""
-    outside = torch.ones(picked.shape[0], e1 - e0 + 1, dtype=torch.bool, device=picked.device)
-    outside.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), False)  # the last column takes the -1s
-    return outside[:, :-1]
+    unseen = torch.ones(picked.shape[0], e1 - e0 + 1, dtype=torch.bool, device=picked.device)
+    unseen.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), False)  # the last column takes the -1s
+    return unseen[:, :-1]
 
 
-def _chosen(query: Tensor, entries: Entries, picked: Tensor, e0: int, e1: int) -> tuple[Tensor, Tensor]:
-    """Logits of the chosen entries and their values: gathered, or as one block of all entries e0..e1 with the others masked out."""
-    if as_block(e1 - e0, picked.shape[1]):
-        return _block(query, entries.slice(e0, e1), not_chosen(picked, e0, e1))
-    values = entries.take(picked.clamp(min=0))  # [Q, K, C]
-    logits = query @ widen(values).transpose(1, 2)
-    return _masked(logits, (picked < 0).unsqueeze(1)), values
-
-
-def _block(query: Tensor, keys: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [Q, H, n] of queries [Q, H, C] against shared rows [n, C], -inf where outside [Q, n]; and the rows as values."""
+def _block(query: Tensor, source: Tensor, rows: slice | Tensor, unseen: Tensor, pooled: bool) -> Part:
+    """Queries [Q, H, C] against the same rows of `source`, but for unseen [Q, n]."""
     Q, H, C = query.shape
-    logits = (query.reshape(Q * H, C) @ widen(keys).T).view(Q, H, -1)
-    return _masked(logits, outside.unsqueeze(1)), keys
+    values = source[rows]
+    logits = (query.reshape(Q * H, C) @ widen(values).T).view(Q, H, -1)
+    return Part(logits.masked_fill_(unseen.unsqueeze(1), float("-inf")), values, rows, pooled)
 
 
-def _masked(logits: Tensor, outside: Tensor) -> Tensor:
-    return logits.masked_fill(outside, float("-inf")) if logits.requires_grad else logits.masked_fill_(outside, float("-inf"))
+def _gathered(query: Tensor, entries: Entries, picked: Tensor) -> Part:
+    """Queries [Q, H, C] each against its own entries picked [Q, K]."""
+    rows = entries.at(picked.clamp(min=0))
+    values = entries.pool[rows]  # [Q, K, C]
+    logits = query @ widen(values).transpose(1, 2)
+    return Part(logits.masked_fill_((picked < 0).unsqueeze(1), float("-inf")), values, rows, pooled=True)
 
 
-def _softmax_sum(parts: list[tuple[Tensor, Tensor]], sink: Tensor) -> Tensor:
-    """Σ softmax(logits, sink) · values over all parts: values are [n, C] (shared by all queries) or [Q, n, C]."""
-    Q, H, _ = parts[0][0].shape
-    sink = sink.to(parts[0][0].dtype).unsqueeze(1)  # [H, 1]
-    with torch.no_grad():
-        top = torch.maximum(torch.stack([logits.amax(-1, keepdim=True) for logits, _ in parts]).amax(0), sink)
+def _softmax_sum(parts: list[Part], sink: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ softmax(logits, sink) · values over all parts, [Q, H, C]; and the log-sum-exp of logits and sink, [Q, H]."""
+    Q, H, _ = parts[0].logits.shape
+    sink = sink.to(parts[0].logits.dtype).unsqueeze(1)  # [H, 1]
+    top = torch.maximum(torch.stack([part.logits.amax(-1, keepdim=True) for part in parts]).amax(0), sink)
     total, below = None, (sink - top).exp()
-    for logits, values in parts:
-        p = (logits - top).exp() if logits.requires_grad else logits.sub_(top).exp_()
+    for part in parts:
+        p = part.logits.sub_(top).exp_()
         below = below + p.sum(-1, keepdim=True)
-        weights = p.to(values.dtype)  # one of the published rounding points: weights take the values' type for the product
-        term = widen(weights @ values if values.dim() == 3 else (weights.reshape(Q * H, -1) @ values).view(Q, H, -1))
-        total = term if total is None else total + term
-    return total / below
+        weights = p.to(part.values.dtype)  # one of the published rounding points: weights take the values' type for the product
+        term = weights @ part.values if part.values.dim() == 3 else (weights.view(Q * H, -1) @ part.values).view(Q, H, -1)
+        total = widen(term) if total is None else total + term
+    return total / below, (top + below.log()).squeeze(-1)
+
+
+def _part_gradients(p: Tensor, values: Tensor, query: Tensor, grad: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of one part: of the scaled queries [Q, H, C], and of its rows as values and keys together, shaped like `values`.
+
+    Args:
+        p: attention weights [Q, H, n], overwritten.  grad: gradient of the output [Q, H, C].  delta: Σ_C grad · output [Q, H].
+    """
+    Q, H, C = query.shape
+    dtype = values.dtype
+    if values.dim() == 3:
+        d_p = widen(grad @ values.transpose(1, 2))
+        d_values = p.to(dtype).transpose(1, 2) @ grad
+        d_logits = d_p.sub_(delta.unsqueeze(2)).mul_(p).to(dtype)
+        return d_logits @ values, d_values + d_logits.transpose(1, 2) @ query
+    flat_grad, flat_query = grad.reshape(Q * H, C), query.reshape(Q * H, C)
+    d_p = widen(flat_grad @ values.T)
+    p = p.view(Q * H, -1)
+    d_values = p.to(dtype).T @ flat_grad
+    d_logits = d_p.sub_(delta.reshape(Q * H, 1)).mul_(p).to(dtype)
+    return (d_logits @ values).view(Q, H, C), d_values + d_logits.T @ flat_query
+
+
+def _add_rows(target: Tensor, rows: slice | Tensor, values: Tensor) -> None:
+    if isinstance(rows, slice):
+        target[rows] += values
+    else:
+        target.index_add_(0, rows.flatten(), values.reshape(-1, target.shape[1]).to(target.dtype))

@@ -42,7 +42,7 @@ def _tile(q: Tensor, w: Tensor, entries: Entries, spans: Spans, q0: int, e0: int
     flat, step = widen(q).flatten(0, 1), max(64, CELLS // (Q * J))
     for a in range(e0, e1, step):
         b = min(a + step, e1)
-        products = (flat @ widen(entries.slice(a, b)).T).view(Q, J, b - a)
+        products = (flat @ widen(entries.pool[entries.between(a, b)]).T).view(Q, J, b - a)
         scores = torch.bmm(w.unsqueeze(1).to(products.dtype), products.relu_()).squeeze(1)  # [Q, b - a]
         ranked = keys(scores, a).masked_fill_(spans.outside(q0, q0 + Q, a, b), LOWEST)
         best = torch.cat((best, ranked), dim=1).topk(top_k, dim=1).values
