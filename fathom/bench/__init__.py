@@ -1,0 +1,1 @@
+"""Measurements: one module per claim, each run by one command, with both sides' numbers and the machine they were taken on."""

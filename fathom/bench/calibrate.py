@@ -1,0 +1,176 @@
+"""This machine as a chip of the planner: what it reaches, measured in a few seconds, instead of what a datasheet promises.
+
+    flops.X          a large matrix product in each precision
+    bandwidth        a matrix too large for any cache times a vector
+    layer_overhead   a decode step of a model so small that only calling its operators takes time, by layers
+    memory           a decode step of a middle-sized model: the share of the bandwidth at which its weights must stream to explain the
+                     time that calling doesn't
+    traffic          a prompt through the same model: what the arithmetic leaves unexplained when activations cost nothing is put down
+                     to activations, in units of what fused kernels would move
+
+The last three are properties of our kernels on this machine as much as of the machine. Of several repetitions the fastest counts:
+other processes can only add time. Links can't be measured on one machine and stay estimates.
+"""
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .. import device as devices
+from ..config import ModelConfig, preset
+from ..engine import Engine, Request, Sampling
+from ..model import Transformer
+from ..plan.chips import Chip, Efficiency
+from ..plan.profile import profile
+from ..plan.serving import Layout, Load, predict
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+REPEATS = 5
+PRODUCT, SMALL_PRODUCT = 1024, 128  # rows, columns and depth of the products that are timed; the small one where the format is slow
+SLOW = 5e9  # FLOP/s below which only the small one is
+STREAMED = 1 << 26  # fp32 values of the matrix that is streamed: 256 MB
+PROMPT, STEPS = 1024, 8  # tokens of the prompt that is timed, and decode steps
+LINK = 1.25e9  # bytes/s of a 10 Gbit/s network, where nothing better is known
+
+# Shapes of the benchmark model with its dims shrunk: every operator is called as often, on next to nothing or a good half.
+TINY: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "qk_rope_head_dim": 8,
+                        "q_lora_rank": 32, "o_groups": 2, "o_lora_rank": 16, "moe_intermediate_size": 32, "index_n_heads": 2,
+                        "index_head_dim": 16, "index_topk": 16, "sliding_window": 16}
+MIDDLE: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 6, "o_groups": 3, "q_lora_rank": 192, "moe_intermediate_size": 192,
+                          "index_n_heads": 6}
+
+
+def calibrate(device: torch.device | None = None, precision: str | None = None) -> Chip:
+    """This machine as chip "here"; takes some ten seconds on a CPU.
+
+    Args:
+        device: what to measure; the accelerator if there is one, else the CPU.
+        precision: of the models that are timed; the faster of fp32 and bf16 if not given.
+    """
+    device = device or devices.choose_device()
+    flops = {name: product_rate(dtype, device) for name, dtype in DTYPES.items() if name != "bf16" or devices.supports_bf16(device)}
+    precision = precision or max(("fp32", "bf16"), key=lambda name: flops.get(name, 0.0))
+    memory = float(devices.memory_info(device)[1])
+    name = devices.device_name(device)
+    measured = f"measured on {name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision} models"
+    assumed = "not measured: one machine has no link"
+    chip = Chip("here", f"this machine, {name}", memory, stream_rate(device), flops, 1, LINK, LINK, LINK, 0.0,
+                Efficiency(compute=1.0, memory=1.0, links=1.0, usable=0.9, traffic=0.0, layer_overhead=0.0, hop=1e-4),
+                sources={**dict.fromkeys(("memory", "bandwidth", "domain", "efficiency", *(f"flops.{f}" for f in flops)), measured),
+                         **dict.fromkeys(("scale_up", "scale_out", "host"), assumed), "price": "your own machine; give a price in your own file"},
+                estimates=frozenset(("scale_up", "scale_out", "host", "price")))
+    tiny, middle = (replace(preset("bench-130m"), **changes) for changes in (TINY, MIDDLE))
+    step = time_model(tiny, precision, device, prompt=64).token
+    chip = with_efficiency(chip, layer_overhead=step / tiny.num_hidden_layers)
+    times = time_model(middle, precision, device, prompt=PROMPT)
+    chip = with_efficiency(chip, memory=memory_share(chip, middle, precision, times.token))
+    return with_efficiency(chip, traffic=traffic(chip, middle, precision, times.prompt))
+
+
+def with_efficiency(chip: Chip, **changes: float) -> Chip:
+    """The chip with some of its efficiencies changed."""
+    return dataclasses.replace(chip, efficiency=dataclasses.replace(chip.efficiency, **changes))
+
+
+def memory_share(chip: Chip, config: ModelConfig, precision: str, seconds: float) -> float:
+    """The `memory` efficiency with which the planner predicts `seconds` for a token after PROMPT; at least 0.01 and at most 1."""
+    step = predict(profile(config, precision), chip, Layout(), Load(PROMPT + 1, 1, 1)).decode  # chip: memory 1, traffic 0
+    left = seconds - step.overhead
+    return min(1.0, max(0.01, step.memory / left)) if left > 0 else 1.0
+
+
+def traffic(chip: Chip, config: ModelConfig, precision: str, seconds: float) -> float:
+    """The `traffic` with which the planner predicts `seconds` for a prompt of PROMPT tokens; 0 where it predicts more without any."""
+    load = Load(PROMPT + 1, 1, 1)
+    without, once = (predict(profile(config, precision), with_efficiency(chip, traffic=t), Layout(), load).prefill.total for t in (0.0, 1.0))
+    return max(0.0, (seconds - without) / (once - without))
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a matrix product."""
+    rate = 0.0
+    for size in (SMALL_PRODUCT, PRODUCT):
+        x = torch.ones(size, size, dtype=dtype, device=device)
+        times = 1 if device.type == "cpu" else 20  # enough work for the clock
+        rate = 2.0 * size**3 * times / fastest(lambda x=x, times=times: [x @ x for _ in range(times)], device)
+        if device.type == "cpu" and rate < SLOW:
+            break
+    return rate
+
+
+def stream_rate(device: torch.device) -> float:
+    """Bytes/s at which a matrix that fits no cache is read to multiply a vector."""
+    matrix, vector = torch.ones(STREAMED >> 12, 1 << 12, device=device), torch.ones(1 << 12, device=device)
+    return 4.0 * STREAMED / fastest(lambda: matrix @ vector, device)
+
+
+def fastest(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of REPEATS runs, after one that doesn't count."""
+    best = float("inf")
+    for run in range(REPEATS + 1):
+        devices.synchronize(device)
+        start = time.perf_counter()
+        work()
+        devices.synchronize(device)
+        best = min(best, time.perf_counter() - start) if run else best
+    return best
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds for a whole prompt up to its first token, and for one further token."""
+
+    prompt: float
+    token: float
+
+
+def time_model(config: ModelConfig, precision: str, device: torch.device, *, prompt: int) -> Times:
+    """The fastest prompt and decode step of a model with fresh weights, through the engine."""
+    model = Transformer(config, dtype=DTYPES[precision], device=device)
+    model.init_weights(0)
+    return time_engine(Engine(model), prompt)
+
+
+def time_engine(engine: Engine, prompt: int, repeats: int = 3) -> Times:
+    """The fastest prompt and decode step of `repeats` requests, after one that doesn't count."""
+    config, device = engine.model.config, engine.model.embed.weight.device
+    request = Request(tuple((i * 7919) % config.vocab_size for i in range(prompt)), STEPS + 1, Sampling(temperature=0))
+    first, token = float("inf"), float("inf")
+    for run in range(repeats + 1):
+        stamps = [time.perf_counter()]
+        for _ in engine.generate(request):
+            devices.synchronize(device)
+            stamps.append(time.perf_counter())
+        if run:
+            gaps = [b - a for a, b in zip(stamps, stamps[1:])]
+            first, token = min(first, gaps[0]), min(token, *gaps[1:])
+    return Times(first, token)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the planner predicted for a model on this machine and what was measured: tokens/s of the prompt and of decoding."""
+
+    prompt: int
+    predicted_prefill: float
+    measured_prefill: float
+    predicted_decode: float
+    measured_decode: float
+
+
+def compare(chip: Chip, config: ModelConfig, precision: str, prompts: tuple[int, ...], device: torch.device | None = None) -> list[Comparison]:
+    """Predictions with a calibrated chip against measurements of a model that took no part in the calibration."""
+    device = device or devices.choose_device()
+    model = Transformer(config, dtype=DTYPES[precision], device=device)
+    model.init_weights(0)
+    engine, out = Engine(model), []
+    for prompt in prompts:
+        found = predict(profile(config, precision), chip, Layout(), Load(prompt + 1, 1, 1))
+        times = time_engine(engine, prompt, repeats=1 if prompt > 4096 else 2)
+        out.append(Comparison(prompt, found.prefill_rate, prompt / times.prompt, found.decode_rate, 1 / times.token))
+    return out
