@@ -81,6 +81,8 @@ class Endpoint:
         extra: fields laid over the request body; a null removes one.  proxy: URL of an HTTP proxy.
     """
 
+    remote = True
+
     def __init__(self, url: str, model: str, key: str = "", *, concurrency: int = 8, timeout: float = 600.0, attempts: int = 8,
                  temperature: float | None = 0.0, room: int = 0, extra: Mapping[str, Any] | None = None, proxy: str | None = None,
                  sleep: Callable[[float], None] = time.sleep) -> None:

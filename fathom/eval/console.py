@@ -13,6 +13,7 @@ from fathom.eval.pools import Probe
 from fathom.eval.runner import Event
 from fathom.eval.webreport import comparison_rows, number
 
+TOLD = 5  # troubles shown while a run goes on
 STYLES = {"pass": "green", "warn": "yellow", "fail": "red", "not rated": ""}
 
 
@@ -20,7 +21,7 @@ class Watch:
     """A bar per dimension with its mean so far; use as a context manager and pass `tell` to the runner."""
 
     def __init__(self, probes: Sequence[Probe], console: Console) -> None:
-        self.console = console
+        self.console, self.troubles = console, 0
         self.totals: dict[str, int] = {}
         for probe in probes:
             self.totals[probe.dimension] = self.totals.get(probe.dimension, 0) + probe.repeats
@@ -45,8 +46,11 @@ class Watch:
         self.sums[name] += event.verdict.score if event.verdict else 0.0
         self.progress.update(self.tasks[name], advance=1, mean=f"{100 * self.sums[name] / self.counts[name]:5.1f}")
         if event.trouble:
-            self.progress.console.print(f"{event.probe.id}: {event.trouble}", style="yellow", markup=False, highlight=False)
-        elif not self.console.is_terminal and sum(self.counts.values()) % 25 == 0:
+            self.troubles += 1
+            if self.troubles <= TOLD:
+                more = " (further ones are in the report)" if self.troubles == TOLD else ""
+                self.progress.console.print(f"{event.probe.id}: {event.trouble}{more}", style="yellow", markup=False, highlight=False)
+        if not self.console.is_terminal and sum(self.counts.values()) % 25 == 0:
             self.console.print(f"{sum(self.counts.values())} of {sum(self.totals.values())} askings done", highlight=False)
 
 

@@ -26,9 +26,13 @@ GRACE = 0.5  # seconds for answers that have just come to reach the store when a
 
 
 class Model(Protocol):
-    """What can be asked. `ask` may be called from several threads; it raises as client.Endpoint.ask does."""
+    """What can be asked. `ask` may be called from several threads; it raises as client.Endpoint.ask does.
+
+    remote: whether nothing but trouble from the start means a wrong address or a dead service, so that the run stops.
+    """
 
     name: str
+    remote: bool
 
     def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, request_id: str, log: Log) -> Reply:
         """One answer to the messages."""
@@ -48,6 +52,8 @@ class LocalModel:
         room: tokens granted for reasoning on top of an item's own limit.
     """
 
+    remote = False  # a model whose context is too short for everything has a score: 0
+
     def __init__(self, name: str, chat: Callable[..., Any], temperature: float | None = 0.0, room: int = 0) -> None:
         self.name, self.chat, self.temperature, self.room = name, chat, temperature, room
         self._one = threading.Lock()
@@ -60,12 +66,10 @@ class LocalModel:
 
     def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, request_id: str, log: Log) -> Reply:
         """One call. A UserError of the model (a prompt beyond its context) is a refusal of this item."""
-        body = self.body(messages, max_tokens)
-        del body["model"]
         with self._one:
             began = datetime.now(UTC)
             try:
-                answer = self.chat(body.pop("messages"), **body)
+                answer = self.chat([dict(m) for m in messages], max_tokens=max_tokens + self.room, temperature=self.temperature)
             except UserError as error:
                 raise Refused(error.one_line()) from None
             seconds = (datetime.now(UTC) - began).total_seconds()
@@ -98,7 +102,7 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
         probes: the run's, in the order of asking.  kinds: by name; those of `ready` items are needed too.
         concurrency: threads.  sandbox: handed to the judges.  tell: called in this thread for each asking, stored ones too.
 
-    Raises UserError where going on is pointless: a wrong key or address, or nothing but failures or refusals from the start.
+    Raises UserError where going on is pointless: a wrong key or address, or nothing but trouble with an endpoint from the start.
     """
     replies, verdicts = store.replies(run_id), store.verdicts(run_id)
     jobs: queue.SimpleQueue[tuple[Probe, int]] = queue.SimpleQueue()
@@ -140,7 +144,7 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
             heard = heard or not event.trouble
             complete = complete and event.verdict is not None
             silent += bool(event.trouble)
-            if not heard and silent >= HOPELESS:
+            if model.remote and not heard and silent >= HOPELESS:
                 raise UserError("--endpoint", None, f"gave no answer at all: {event.trouble}", MEND)
     finally:
         stop.set()
@@ -174,7 +178,7 @@ def _one(probe: Probe, repeat: int, model: Model, store: Store, run_id: str, kin
                 return Event(probe, repeat, None, asked, str(error))
             except Refused as error:  # final: a verdict, or a restart would ask for it for ever
                 verdict = Verdict(0.0, False, f"refused: {error}"[:500])
-                store.judged(run_id, item.id, repeat, verdict)
+                store.judged(run_id, item.id, repeat, verdict, refused=True)
                 return Event(probe, repeat, verdict, asked, str(error))
             store.answered(run_id, key, reply)
         answers.append(visible(reply.text))

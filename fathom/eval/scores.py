@@ -28,7 +28,8 @@ LABELS = {"pass": "recommended", "warn": "neutral", "fail": "not recommended", "
 
 @dataclass(frozen=True)
 class Outcome:
-    """One judged asking of one item. score 0..1; answered: False where no answer came after all retries (then score is 0)."""
+    """One judged asking of one item. score: 0..1.  answered: False where no answer came after all retries (then score is 0).
+    refused: the endpoint or the model's context didn't take the question (score 0, and final)."""
 
     item_id: str
     dimension: str
@@ -38,6 +39,7 @@ class Outcome:
     score: float
     passed: bool
     answered: bool = True
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,8 @@ def score_run(outcomes: Sequence[Outcome], *, succeeded: int = 0, failed: int = 
         price: nano-dollars of choices.VALUE_MIX on the run's day, or None.
         expected: how many askings the run has, to tell whether it is complete; None for all that are given.
     """
-    canaries = [o for o in outcomes if o.dimension == "integrity" and not is_control(o.kind)]
-    controls = [o for o in outcomes if is_control(o.kind)]
+    asked = [o for o in outcomes if o.dimension == "integrity" and o.answered and not o.refused]
+    canaries, controls = [o for o in asked if not is_control(o.kind)], [o for o in asked if is_control(o.kind)]
     others = [o for o in outcomes if o.dimension != "integrity"]
     rated = (*canaries, *others)
     names = [name for name in dict.fromkeys((*choices.FULL, *(o.dimension for o in rated))) if any(o.dimension == name for o in rated)]

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ CREATE TABLE asks (run TEXT, item TEXT, repeat INTEGER, turn INTEGER, request BL
 CREATE TABLE attempts (run TEXT, item TEXT, repeat INTEGER, turn INTEGER, number INTEGER, at TEXT, status INTEGER, counted INTEGER,
   seconds REAL, error TEXT);
 CREATE INDEX attempts_of ON attempts (run, item, repeat, turn);
-CREATE TABLE verdicts (run TEXT, item TEXT, repeat INTEGER, score REAL, passed INTEGER, detail TEXT, PRIMARY KEY (run, item, repeat));
+CREATE TABLE verdicts (run TEXT, item TEXT, repeat INTEGER, score REAL, passed INTEGER, detail TEXT, refused INTEGER,
+  PRIMARY KEY (run, item, repeat));
 """
 
 
@@ -142,7 +143,8 @@ class Store:
         with self._lock:
             rows = self._db.execute("SELECT id, model, endpoint, mode, seed, started, settings, finished FROM runs ORDER BY number")
             rows = rows.fetchall()
-        found = [Run(i, name, url, mode, seed, began, json.loads(settings), ended) for i, name, url, mode, seed, began, settings, ended in rows]
+        found = [Run(run_id, name, endpoint, mode, seed, started, json.loads(settings), finished)
+                 for run_id, name, endpoint, mode, seed, started, settings, finished in rows]
         return [run for run in found if model is None or run.model == model]
 
     def run(self, run_id: str) -> Run:
@@ -205,11 +207,11 @@ class Store:
             row = self._db.execute("SELECT request FROM asks WHERE run=? AND item=? AND repeat=? AND turn=?", (run_id, *key)).fetchone()
         return json.loads(zlib.decompress(row[0]).decode("utf-8", "surrogatepass")) if row else None
 
-    def judged(self, run_id: str, item: str, repeat: int, verdict: Verdict) -> None:
-        """Writes a verdict, in place of an earlier one."""
+    def judged(self, run_id: str, item: str, repeat: int, verdict: Verdict, refused: bool = False) -> None:
+        """Writes a verdict, in place of an earlier one. refused: the model never saw the question."""
         with self._lock, self._db:
-            self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?,?,?,?,?,?)",
-                             (run_id, item, repeat, verdict.score, int(verdict.passed), verdict.detail))
+            self._db.execute("INSERT OR REPLACE INTO verdicts VALUES (?,?,?,?,?,?,?)",
+                             (run_id, item, repeat, verdict.score, int(verdict.passed), verdict.detail, int(refused)))
 
     def verdicts(self, run_id: str) -> dict[tuple[str, int], Verdict]:
         """{(item, repeat): verdict} of a run."""
@@ -220,12 +222,14 @@ class Store:
     def outcomes(self, run_id: str) -> list[Outcome]:
         """Every asking that the run has, judged or not (then unanswered, 0)."""
         verdicts = self.verdicts(run_id)
+        with self._lock:
+            refused = set(self._db.execute("SELECT item, repeat FROM verdicts WHERE run=? AND refused=1", (run_id,)))
         found = []
         for row in self.items(run_id):
             for repeat in range(row["repeats"]):
                 verdict = verdicts.get((row["item"], repeat))
                 found.append(Outcome(row["item"], row["dimension"], row["kind"], row["level"], repeat, verdict.score if verdict else 0.0,
-                                     bool(verdict and verdict.passed), verdict is not None))
+                                     bool(verdict and verdict.passed), verdict is not None, (row["item"], repeat) in refused))
         return found
 
     def attempt_counts(self, run_id: str) -> tuple[int, int]:
@@ -242,7 +246,3 @@ class Store:
             rows = self._db.execute(f"SELECT {', '.join(columns)} FROM attempts WHERE run=? ORDER BY rowid", (run_id,)).fetchall()
         return [dict(zip(columns, row)) for row in rows]
 
-
-def settings_of(run: Run) -> dict[str, Any]:
-    """What must agree for a run to be continued: everything but its id, its times and, where it wasn't asked for, its seed."""
-    return {key: value for key, value in asdict(run).items() if key not in ("id", "started", "finished")}

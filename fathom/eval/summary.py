@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import fathom
@@ -72,7 +71,8 @@ def _rank(store: Store, run: Run, price: Price | None) -> dict[str, Any]:
 
 
 def _dimension(name: str, scores: Scores, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    mine = [o for o in outcomes if o.dimension == name]
+    seen = lambda o: name != "integrity" or (o.answered and not o.refused)
+    mine = [o for o in outcomes if o.dimension == name and seen(o)]
     total = scores.dimensions[name]
     rated = name != "integrity" or scores.integrity is not None
     return {"name": name, "score": shown(total.score) if rated else None, "items": total.items, "passed": total.passed,
@@ -162,8 +162,3 @@ def cut(text: str) -> str:
     if len(text) <= 2 * KEEP_CHARS + 200:
         return text
     return f"{text[:KEEP_CHARS]}\n\n[… {len(text) - 2 * KEEP_CHARS:,} characters left out …]\n\n{text[-KEEP_CHARS:]}"
-
-
-def run_day(run: Run) -> datetime:
-    """When the run began, with its zone."""
-    return datetime.fromisoformat(run.started)

@@ -80,7 +80,7 @@ def _tiles(summary: Mapping[str, Any]) -> str:
 
 def _dimensions(summary: Mapping[str, Any]) -> str:
     rows = [(d["name"].replace("_", " "), d["score"], number(d["score"])) for d in summary["dimensions"]]
-    note = "core = 0.55 × execution + 0.45 × grounding; judgment and communication are side lists."
+    note = f"core = 0.55 × execution + 0.45 × grounding; {' and '.join(choices.SIDE_LISTS)} are side lists."
     return card("Dimensions", bars(rows), note)
 
 

@@ -3,15 +3,18 @@ import io
 import json
 import re
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from fathom.eval import longcontext, pools, summary, webreport
-from fathom.eval.console import print_summary
+from fathom.eval.console import Watch, print_summary
 from fathom.eval.evaluate import Options, evaluate
-from fathom.eval.runner import Reply
+from fathom.eval.items import Verdict
+from fathom.eval.pools import Probe
+from fathom.eval.runner import Event, Reply
 from fathom.eval.store import Store
 from fathom.prices import load_prices
 from tests.eval.models import Scripted
@@ -60,7 +63,7 @@ def test_reports_are_written_and_read_back(result):
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert (folder / "needle.png").read_bytes().startswith(b"\x89PNG")
     store = Store(out / "eval.sqlite")
-    price = load_prices().at("v4-flash", summary.run_day(store.run(data["run"]["id"])))
+    price = load_prices().at("v4-flash", datetime.fromisoformat(data["run"]["started"]))
     assert summary.summarise(store, data["run"]["id"], price) == data, "the report is made from the store alone"
 
 
@@ -93,6 +96,17 @@ def test_terminal(result):
     text = console.file.getvalue()
     for part in ("100.00", "pass (recommended)", "points per US$: 571.4", "constraint keeping: 1.000", "60.50 (-39.50)", "by deepseek-v4-flash"):
         assert part in text, text
+
+
+def test_progress_on_a_terminal():
+    """Bars move, the mean is shown, troubles are told but not all of them."""
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    probes = [Probe(f"x-{i}", "judgment", "x", 1, i) for i in range(20)]
+    with Watch(probes, console) as watch:
+        for i, probe in enumerate(probes):
+            watch.tell(Event(probe, 0, Verdict(float(i % 2), bool(i % 2), ""), 1, "no luck" if i > 5 else ""))
+    text = console.file.getvalue()
+    assert "20/20" in text and "50.0" in text and text.count("no luck") == 5 and "further ones" in text
 
 
 def test_comparison_counts_items_that_changed(result):

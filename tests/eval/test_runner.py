@@ -158,12 +158,13 @@ def test_a_refused_item_is_wrong_and_final(tmp_path):
     assert [i["detail"] for i in summary["items"] if i["dimension"] == "grounding"][0].startswith("refused: prompt = 99999")
 
 
-def test_only_refusals_stop_the_run(tmp_path):
+def test_a_model_that_can_take_no_prompt_scores_zero(tmp_path):
     def refuse(item, turn, nth):
         raise UserError("prompt", None, "too long")
 
-    with pytest.raises(UserError, match="no answer at all.*too long"):
-        run(tmp_path, refuse, full=False)
+    summary, _ = run(tmp_path, refuse, full=False)
+    assert summary["scores"]["core"] == 0 and summary["scores"]["complete"] and summary["scores"]["label"] == "not rated"
+    assert {i["detail"] for i in summary["items"]} == {"refused: prompt: too long"}
 
 
 def test_dimensions(tmp_path):

@@ -155,6 +155,15 @@ class TestModels:
         assert s.dimensions["execution"].score == 90 and s.core == Fraction("94.5") and not s.complete
         assert s.dimensions["execution"].unanswered == 2
 
+    def test_a_canary_that_was_never_seen_is_no_probe(self):
+        """12 canaries pass, 20 never got an answer and 10 were refused for their length: 100 from 12 probes, and with 9 not rated."""
+        lost = [Outcome(f"l{i}", "integrity", "canary-paper", 1, 0, 0.0, False, answered=False) for i in range(20)]
+        long = [Outcome(f"r{i}", "integrity", "canary-figure", 1, 0, 0.0, False, refused=True) for i in range(10)]
+        s = score_run([*outcomes([1], [1], canaries=[True] * 12), *lost, *long])
+        assert (s.integrity, s.label, s.complete) == (100, "pass", False) and s.dimensions["integrity"].items == 12
+        assert score_run([*outcomes(canaries=[True] * 9), *lost, *long]).label == "not rated"
+        assert score_run(lost).integrity is None and "integrity" not in score_run(lost).dimensions
+
     def test_partial_scores(self):
         """Constraint keeping is Σ points / 4n: 4, 1 and 2 points over three conversations are 7/12."""
         assert score_run(outcomes(constraints=[1, 0.25, 0.5])).constraint_keeping == Fraction(7, 12)
