@@ -13,10 +13,10 @@ _LOW32 = 0xFFFFFFFF
 
 def keys(scores: Tensor, first: int = 0) -> Tensor:
     """Unique int64 keys of scores [..., n] fp32, ordered as (score, lower index first); `first` is the index of column 0."""
-    bits = (scores.float() + 0.0).contiguous().view(torch.int32).to(torch.int64)  # + 0.0 makes -0.0 tie with 0.0
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # floats as integers, in the order of the reals
-    index = torch.arange(first, first + scores.shape[-1], device=scores.device)
-    return (ordered << 32) | (_LOW32 - index)
+    bits = (scores.float() + 0.0).contiguous().view(torch.int32)  # a copy; + 0.0 makes -0.0 tie with 0.0
+    bits.bitwise_xor_((bits >> 31).bitwise_and_(0x7FFFFFFF))  # floats as integers, in the order of the reals
+    low = _LOW32 - torch.arange(first, first + scores.shape[-1], device=scores.device)
+    return bits.to(torch.int64).bitwise_left_shift_(32).add_(low)
 
 
 def indices(chosen: Tensor) -> Tensor:
