@@ -141,8 +141,8 @@ class Sandbox:
                 "env": {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
                 "rlimits": self._rlimits(limits, uid, group is not None),
             }
-            end = execute(Job(command, stdin.encode(), json.dumps(orders).encode(), limits, group, user=uid if self._userns else None,
-                              inner=inner, outer=outer, isolated=isolated))
+            end = execute(Job(command, stdin.encode("utf-8", "surrogatepass"), json.dumps(orders).encode(), limits, group,
+                              user=uid if self._userns else None, inner=inner, outer=outer, isolated=isolated))
             oom = end.memory_exceeded or (group is not None and group.out_of_memory())
         return _result(end, oom, containment)
 

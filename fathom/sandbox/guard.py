@@ -47,7 +47,7 @@ def become(orders: dict, status_fd: int) -> None:
         os.umask(0o077)
         for name, text in orders["files"].items():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
-            with open(name, "x", encoding="utf-8", newline="") as f:
+            with open(name, "x", encoding="utf-8", errors="surrogatepass", newline="") as f:
                 f.write(text)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number in (signal.SIGPIPE, signal.SIGXFSZ):

@@ -12,7 +12,12 @@ MAX_CHARS = 200_000
 
 def blocks(answer: str) -> list[tuple[str, str]]:
     """(language in lower case, text) of every fenced block, in order; an unclosed last one counts."""
-    return [(m[2].lower(), undent(m[3])) for m in FENCE.finditer(answer[:MAX_CHARS])]
+    return [(m[2].lower(), undent(m[3])) for m in FENCE.finditer(clipped(answer))]
+
+
+def clipped(answer: str) -> str:
+    """The part that is looked at, with plain line ends."""
+    return answer[:MAX_CHARS].replace("\r\n", "\n")
 
 
 def undent(text: str) -> str:
@@ -28,7 +33,7 @@ def python_code(answer: str, entry: str) -> str:
     found = [text for language, text in blocks(answer) if language in ("", "python", "py", "python3") and defines.search(text)]
     if found:
         return found[-1]
-    plain = answer[:MAX_CHARS]
+    plain = clipped(answer)
     return plain if not blocks(answer) and defines.search(plain) else ""
 
 
@@ -36,5 +41,5 @@ def sql_query(answer: str) -> str:
     """The query of an answer: its last SQL block, or its last block, or all of it if it begins like a query; "" otherwise."""
     found = blocks(answer)
     marked = [text for language, text in found if language in ("sql", "sqlite", "sqlite3")] or [text for _, text in found]
-    text = marked[-1] if marked else answer[:MAX_CHARS] if re.match(r"\s*(select|with)\b", answer, re.IGNORECASE) else ""
+    text = marked[-1] if marked else clipped(answer) if re.match(r"\s*(select|with)\b", answer, re.IGNORECASE) else ""
     return text.strip()

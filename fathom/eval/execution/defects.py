@@ -29,7 +29,7 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Defect:
-    """kind: of CLASSES.  names: the function may have.  good, bad: source with `$name` and a placeholder for each of `words`, drawn per item."""
+    """kind: of CLASSES.  names: the function may have.  good, bad: source with `$name` and placeholders for the drawn `words`."""
 
     kind: str
     names: tuple[str, ...]

@@ -176,8 +176,8 @@ def log_report(rng: random.Random) -> Task:
     do not have exactly these five parts, or whose last part is not a whole number followed by ms, are
     ignored. Return {wanted}."""
     body = {
-        "hours": ["        if level == \"$level\":\n            hour = clock[:«2¦1»]\n            found[hour] = found.get(hour, «0¦1») + 1\n",
-                  "found"],
+        "hours": ["        if level == \"$level\":\n            hour = clock[:«2¦1»]\n"
+                  "            found[hour] = found.get(hour, «0¦1») + 1\n", "found"],
         "slowest": ["        found[len(found)] = (int(ms[:-2]), path)\n",
                     "[[ms, path] for ms, path in sorted(found.values(), key=lambda p: («-p[0], p[1]¦-p[0], len(p[1])»))[:«3¦2»]]"],
         "rate": ["        lines, bad = found.get(path, (0, 0))\n        found[path] = (lines + 1, bad + (level == \"$level\"))\n",
@@ -257,7 +257,8 @@ def durations(rng: random.Random) -> Task:
     """Adding up durations written with units."""
     result = rng.choice(["seconds", "clock"])
     week = rng.choice([5, 7])
-    wanted = {"seconds": "the sum in seconds", "clock": "the sum as text H:MM:SS (hours as many digits as needed), with a leading - if negative"}[result]
+    wanted = {"seconds": "the sum in seconds",
+              "clock": "the sum as text H:MM:SS (hours as many digits as needed), with a leading - if negative"}[result]
     text = f"""`entries` is a list of durations like "1h30m", "45s", "2d", "1w2d" or "90m": numbers directly followed by a unit: w
     ({week} days), d (24 hours), h, m, s. Units may come in any order
     and repeat (they add up). A leading '-' makes the whole entry negative. An entry that does not have this form (also an empty one,

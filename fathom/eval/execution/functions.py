@@ -19,7 +19,7 @@ from fathom.sandbox import Limits, Result, Sandbox
 
 LEVELS = (1, 2, 3)
 LIMITS = Limits(wall_s=30.0, cpu_s=4, memory_bytes=512 << 20, pids=8, output_bytes=1 << 20, file_bytes=4 << 20)
-MAX_TOKENS = 8192  # reasoning included
+MAX_TOKENS = 4096
 ALGORITHMS = (*sequences.TEMPLATES, *strings.TEMPLATES, *grids.TEMPLATES)
 DATA = (*tables.TEMPLATES, *documents.TEMPLATES)
 RULES = """Use only Python's standard library. The arguments are always valid in the sense of the description. Return the result, do not

@@ -254,7 +254,8 @@ def robot(rng: random.Random) -> Task:
     left, right, go = rng.choice(["LRF", "lrg", "<>^"])
     wall = rng.choice(["stay", "wrap"])
     size = rng.randint(4, 7)
-    edge = "A move that would leave the board does nothing." if wall == "stay" else "Leaving the board, it comes back in on the opposite side."
+    edge = {"stay": "A move that would leave the board does nothing.",
+            "wrap": "Leaving the board, it comes back in on the opposite side."}[wall]
     text = f"""A robot stands at x = 0, y = 0 of a square board of {size} × {size} fields (0 … {size - 1} in both directions) and
     looks toward growing y. `moves` is a
     string: {left} turns it left by 90 degrees, {right} turns it right, {go} moves it one field ahead (growing x is to the right of

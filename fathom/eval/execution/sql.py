@@ -11,6 +11,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template as Text
@@ -79,16 +80,13 @@ def database(rng: random.Random, c: Costume) -> Database:
     return {c.p: people, c.e: events, c.g: goods, c.l: lines}
 
 
-def answer_rows(c: Costume, data: Database, query: str) -> list[list[Any]]:
-    """What OUR query (never a model's) gives, in this process."""
-    connection = sqlite3.connect(":memory:")
-    try:
+def answers_of(c: Costume, data: Database, queries: Sequence[str]) -> list[list[list[Any]]]:
+    """The rows that OUR queries (never a model's) give, in this process."""
+    with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(schema(c))
         for table, rows in data.items():
             connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
-        return [list(row) for row in connection.execute(query)]
-    finally:
-        connection.close()
+        return [[list(row) for row in connection.execute(query)] for query in queries]
 
 
 def variants(source: str) -> list[str]:
@@ -114,10 +112,11 @@ def generate(seed: int, level: int) -> Item:
     best: tuple[int, tuple[Database, Database]] | None = None
     for _ in range(TRIES):
         pair = database(rng, c), database(rng, c)
-        expected = [answer_rows(c, data, right) for data in pair]
+        found = [answers_of(c, data, [right, *wrong]) for data in pair]
+        expected = [rows[0] for rows in found]
         if not all(expected) or expected[0] == expected[1] or max(map(len, expected)) > MAX_ROWS:
             continue
-        shows = sum(any(answer_rows(c, data, query) != rows for data, rows in zip(pair, expected)) for query in wrong)
+        shows = sum(any(rows[i] != rows[0] for rows in found) for i in range(1, len(wrong) + 1))
         if best is None or shows > best[0]:
             best = shows, pair
         if shows == len(wrong):
@@ -138,8 +137,8 @@ A few rows:
 
 Write one SQLite query (SELECT or WITH … SELECT) that gives this for any data of this form: the columns and their order as named, the rows
 in the order named. Answer with one ```sql block that holds the query."""
-    payload = {"schema": schema(c), "databases": list(pair), "expected": [answer_rows(c, data, right) for data in pair], "reference": right,
-               "wrong": wrong}
+    payload = {"schema": schema(c), "databases": list(pair), "expected": [answers_of(c, data, [right])[0] for data in pair], "reference": right,
+               "question": question.name, "wrong": wrong}
     return Item(item_id("sql", level, seed), "execution", "sql", level, seed, ({"role": "user", "content": prompt},), payload, MAX_TOKENS)
 
 
