@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import fathom
+from fathom import __version__
 from fathom.eval import choices
 from fathom.eval.scores import LABELS, Outcome, Scores, rank_mean, score_run, shown
 from fathom.eval.store import Reply, Run, Store
@@ -26,7 +26,7 @@ def summarise(store: Store, run_id: str, price: Price | None = None) -> dict[str
     details = {(row["item"]): row for row in store.items(run_id)}
     said = {key: verdict.detail for key, verdict in store.verdicts(run_id).items()}
     return {
-        "format": FORMAT, "fathom": fathom.__version__, "choices": run.settings.get("choices", choices.VERSION),
+        "format": FORMAT, "fathom": __version__, "choices": run.settings.get("choices", choices.VERSION),
         "run": {"id": run.id, "model": run.model, "endpoint": run.endpoint, "mode": run.mode, "seed": run.seed, "started": run.started,
                 "finished": run.finished, "settings": run.settings},
         "scores": shown_scores(scores),
