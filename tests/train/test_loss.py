@@ -146,3 +146,24 @@ def test_the_bias_alone_balances_a_skewed_router():
 def test_load_counts_choices():
     routing = Routing("r", torch.zeros(3, 4), torch.tensor([[0, 1], [1, 3], [1, 0]]), hash_routed=False)
     assert load(routing).tolist() == [2, 3, 0, 1]
+
+
+# ---- the indexers
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_indexer_loss_teaches_the_indexers_and_nothing_else(model, sparse):
+    """Its weight changes the indexers' gradients and no other; without it they have none."""
+    def gradients(weight):
+        model.zero_grad()
+        found = losses(model, Sample.of(rows(), CPU), Sizes.of(rows()), LossRecipe(indexer=weight), 0.3, sparse=sparse)
+        found.total.backward()
+        return float(found.indexer), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    (zero, without), (value, once), (_, twice) = gradients(0.0), gradients(1.0), gradients(2.0)
+    assert zero == 0.0 < value
+    indexers = {name for name, _ in model.named_parameters() if ".indexer." in name and not name.startswith("mtp.")}
+    assert set(once) - set(without) <= indexers and any(once[name].any() for name in indexers)
+    for name in once:
+        expected = 2 * once[name] if name in indexers else without[name]
+        torch.testing.assert_close(twice[name], expected, atol=1e-7, rtol=1e-5)

@@ -23,7 +23,7 @@ def recipe(folder: Path | str, **changes: object) -> Recipe:
     """Twelve steps on the files of a folder; `changes` are tables laid over it."""
     table = {"model": "tiny", "precision": "float32", "data": {"paths": [str(folder)], "shuffle_documents": 4, "fim_rate": 0.3},
              "schedule": {"steps": 12, "warmup": 2}, "optimizer": {"orthogonalize": "float32", "lr": 1e-2},
-             "stage": [{"length": 16, "rows": 2}, {"start": 0.5, "length": 24, "rows": 4, "micro_batches": 2}],
+             "stage": [{"length": 16, "rows": 2, "attention": "dense"}, {"start": 0.5, "length": 24, "rows": 4, "micro_batches": 2}],
              "evaluation": {"steps": 5, "sample_bytes": 300}, "checkpoint": {"minutes": 1e-9, "keep": 2}}
     for key, value in changes.items():
         table[key] = {**table.get(key, {}), **value} if isinstance(value, dict) else value
