@@ -4,7 +4,7 @@
 PYTHON      ?=                # the Python to build .venv with; without it the first that is new enough
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=                # another source of torch wheels: for a CPU alone, or for one CUDA version
-EXTRAS      ?= dev,plot
+EXTRAS      ?= dev,plot,eval
 ARGS        ?=                # handed to pytest by `make test`, as in ARGS="tests/ops -k norm"
 
 PYTHON := $(strip $(PYTHON))

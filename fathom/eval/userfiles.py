@@ -15,7 +15,8 @@ import builtins
 import gzip
 import json
 import secrets
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
             with gzip.open(path) as file:
                 data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
-    except (OSError, EOFError, gzip.zlib.error) as e:
+    except (OSError, EOFError, zlib.error) as e:
         raise UserError(str(path), None, f"can't be read: {e}", "give the path of a HumanEval- or MBPP-format file") from None
     except UnicodeDecodeError:
         raise UserError(str(path), None, "is not UTF-8 text", "give the .jsonl file itself, or it gzipped") from None
@@ -97,7 +98,7 @@ def _field(record: dict[str, Any], where: str, name: str, types: type | tuple[ty
     return value
 
 
-def _humaneval(get: Callable[..., Any]) -> tuple[str, dict[str, Any]]:
+def _humaneval(get: partial[Any]) -> tuple[str, dict[str, Any]]:
     """Prompt and payload of a HumanEval record."""
     prompt, entry, test, body = get("prompt", str), get("entry_point", str), get("test", str), get("canonical_solution", str, "")
     if not entry.isidentifier() or hasattr(builtins, entry):
@@ -109,7 +110,7 @@ def _humaneval(get: Callable[..., Any]) -> tuple[str, dict[str, Any]]:
                    "reference": f"{prompt.rstrip()}\n{body}" if body else ""}
 
 
-def _mbpp(get: Callable[..., Any]) -> tuple[str, dict[str, Any]]:
+def _mbpp(get: partial[Any]) -> tuple[str, dict[str, Any]]:
     """Prompt and payload of an MBPP record. The names under test are those that the reference defines and the tests use."""
     text = get("text", str, "") or get("prompt", str)
     code, tests = get("code", str), get("test_list", list)

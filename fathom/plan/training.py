@@ -1,7 +1,7 @@
 """What a training run takes: tensors that live through it, memory a device by part, days and money.
 
 Two levels. `persistent_bytes` is exact for our trainer in one process: fp32 masters, Muon's momentum or AdamW's two moments, the
-routers' biases and tables; plus, during a step, fp32 gradients of everything that the loss reaches (the indexer's choice passes none).
+routers' biases and tables. What a step adds to them is in step.py.
 
 `plan_training` is an estimate for a cluster, by the recipe of the report: weights in BF16 and FP32 gradients on every rank that holds
 a parameter; masters and optimizer state split by whole matrices over the ranks that share it; activations kept at block borders only
@@ -44,14 +44,15 @@ def persistent_bytes(config: ModelConfig) -> dict[str, int]:
             "biases": sum(4 * p.numel for p in idle if p.is_parameter), "tables": sum(8 * p.numel for p in idle if not p.is_parameter)}
 
 
-def gradient_bytes(config: ModelConfig, *, mtp: bool = True) -> int:
-    """Bytes of all gradients at the end of a backward pass, fp32. `mtp`: whether the MTP loss takes part."""
-    return sum(4 * p.numel for p in parameters(config) if gets_gradient(p, mtp))
+def gradient_bytes(config: ModelConfig, *, mtp: bool = True, indexer: bool = True) -> int:
+    """Bytes of all gradients at the end of a backward pass, fp32. mtp, indexer: whether those losses take part."""
+    return sum(4 * p.numel for p in parameters(config) if gets_gradient(p, mtp, indexer))
 
 
-def gets_gradient(param: Param, mtp: bool = True) -> bool:
-    """Whether the loss reaches a parameter: all that are trained but the indexer's, whose output is a choice."""
-    return param.optimizer != "none" and ".indexer." not in param.name and (mtp or not param.name.startswith("mtp."))
+def gets_gradient(param: Param, mtp: bool = True, indexer: bool = True) -> bool:
+    """Whether a loss reaches a parameter. An indexer's output is a choice, which passes none: only its own loss reaches it."""
+    reached = (indexer or ".indexer." not in param.name) and (mtp or not param.name.startswith("mtp."))
+    return param.optimizer != "none" and reached
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def start(recipe: Recipe, folder: Path, device: torch.device) -> RunFolder:
 
 def resolve(recipe: Recipe, device: torch.device) -> Recipe:
     """The recipe with "auto" decided for this device and paths made absolute, so that it means the same anywhere."""
-    fast = faster_dtype(device) if "auto" in (recipe.precision, recipe.optimizer.orthogonalize) else ""
+    fast: Any = faster_dtype(device) if "auto" in (recipe.precision, recipe.optimizer.orthogonalize) else ""
     optimizer = recipe.optimizer
     if optimizer.orthogonalize == "auto":
         optimizer = dataclasses.replace(optimizer, orthogonalize=fast)
@@ -131,7 +131,8 @@ def plot(run: RunFolder) -> str:
         for file, key, title, unit in plots:
             found = [(line["step"], line[key]) for line in lines if key in line]
             if found:
-                line_plot(run.path / file, [(title, *zip(*found))], title=f"{run.path.name}: {title}", x_label="step", y_label=unit)
+                steps, values = [step for step, _ in found], [value for _, value in found]
+                line_plot(run.path / file, [(title, steps, values)], title=f"{run.path.name}: {title}", x_label="step", y_label=unit)
     except UserError as error:  # without matplotlib everything else still works
         return f"no loss plot: {error}"
     return ""

@@ -168,7 +168,7 @@ CHEATS = {
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_cheats_fail(box, items, cheat, monkeypatch):
     monkeypatch.setattr(userfiles, "LIMITS", replace(userfiles.LIMITS, cpu_s=1, memory_bytes=256 << 20))
-    for item in items:
+    for item in items[1:2] if cheat == "endless" else items[:3]:
         answer = CHEATS[cheat].replace("NAME", item.payload["names"][-1])
         if "def pairs" not in answer or item is items[1]:
             verdict = judge(box, item, f"```python\n{answer}\n```" if "def" in answer else answer)

@@ -60,14 +60,14 @@ def $name(text):
         names = rng.sample(CITIES + [f"North{delimiter} Sea", 'The "Old" Mill', "St. Ives"], 4)
         header = [key, amount] + rng.sample(["id", "note", "date"], rng.randint(0, 2))
         rng.shuffle(header)
-        rows = []
+        rows: list[list[object]] = []
         for i in range(n):
             value: object = rng.choice([rng.randint(-20, 60), rng.randint(-20, 60), f" {rng.randint(1, 60)} ",
                                         rng.choice(["", "n/a", "3.5"])])
             cells = {key: rng.choice(names), amount: value, "id": i, "note": rng.choice(["", f"a{delimiter}b", "ok"]),
                      "date": f"2025-0{rng.randint(1, 9)}-11"}
             rows.append([cells[h] for h in header])
-        return as_csv([header, *rows], delimiter)
+        return as_csv([list[object](header), *rows], delimiter)
     cases = [table(rng.randint(6, 10)) for _ in range(12)]
     cases += ["", as_csv([[key, amount]], delimiter), as_csv([[key, amount], ["Holm", "x"]], delimiter), table(1), table(2),
               as_csv([[amount, key], ["10", "Garth"], ["-10", "Garth"], ["7", "Arden"], ["7", "Brill"]], delimiter),
