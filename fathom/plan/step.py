@@ -93,7 +93,7 @@ def saved_by_operator(c: ModelConfig, m: Micro) -> dict[str, float]:
     """Bytes a token that the whole forward pass saves, by operator."""
     out: dict[str, float] = defaultdict(float)
     for block, ratio in enumerate(c.compress_ratios):
-        imbalance = m.imbalance if isinstance(m.imbalance, float) else m.imbalance[block]
+        imbalance = m.imbalance[block] if isinstance(m.imbalance, tuple) else m.imbalance
         for operator, size in _block(c, m, ratio, imbalance):
             out[operator] += size
         if block >= c.num_hidden_layers:  # what MTP puts before its block; in fp32 its norm shares the streams with the head mix

@@ -54,8 +54,12 @@ def hashed_load(model, name, sample):
 
 
 @pytest.mark.parametrize("config, micro", [
-    (NANO, Micro(512, 2)), (WIDE, Micro(300, 2, "bf16", sparse=False)), (NANO, Micro(256, 4, "bf16", indexer=False)),
-    (NANO, Micro(16, 1))], ids=["nano", "wide, dense, bf16", "nano, bf16", "optimizer at the top"])
+    pytest.param(NANO, Micro(512, 1), id="nano"),
+    pytest.param(NANO, Micro(16, 1), id="optimizer at the top"),
+    pytest.param(NANO, Micro(512, 4), id="nano, several slices of logits", marks=pytest.mark.check),
+    pytest.param(WIDE, Micro(300, 2, "bf16", sparse=False), id="wide, dense, bf16", marks=pytest.mark.check),
+    pytest.param(NANO, Micro(256, 4, "bf16", indexer=False), id="nano, bf16, indexers at rest", marks=pytest.mark.check),
+])
 def test_a_steps_peak_is_within_five_percent(config, micro):
     model, optimizers = built(config, micro.precision)
     model.init_weights(0)
@@ -76,7 +80,6 @@ def test_a_steps_peak_is_within_five_percent(config, micro):
     recorded = sum(persistent_bytes(config).values()) + allocated_peak(lambda: step(2))
     each = tuple(imbalance({name: loads[name]} if name in loads else {name: hashed_load(model, name, sample)}) for name in name_of)
     predicted = step_memory(config, dataclasses.replace(micro, imbalance=each), orthogonalize="fp32")
-    print(predicted["peak"] / recorded)
     assert predicted["peak"] == pytest.approx(recorded, rel=0.05), predicted
 
 
