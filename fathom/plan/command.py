@@ -1,8 +1,8 @@
 """The verb `plan`: what a model is, takes and costs. Arithmetic on the configuration only; no weights, no torch, no network.
 
 `plan_command(measure)` makes the command; `measure` times the machine for --calibrate and is handed in, since measuring needs the
-floors above. Three things can be asked: the model's sizes (default), a serving plan (--chip, --calibrate, --html or --plot), a training
-plan (--train-tokens).
+floors above. Four things can be asked: the model's sizes (default), a serving plan (--chip, --calibrate, --html or --plot), a training
+plan (--train-tokens), and the memory of one step of our trainer (--micro-batch).
 """
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from .page import plan_page
 from .plot import cost_plot
 from .search import ServingPlan, Wishes, best_by_devices, nothing_fits, plan_serving
 from .serving import Load
+from .step import Micro, saved_by_operator, step_memory
 from .summary import summary
-from .tables import serving_tables, summary_tables, training_tables
+from .tables import serving_tables, step_table, summary_tables, training_tables
 from .training import Run, TrainingPlan, plan_training
 
 DEFAULT_CHIP, DEFAULT_CONTEXT = "h200", 65536  # of a serving plan for which nobody said
@@ -62,6 +63,7 @@ def plan_command(measure: Callable[[], Chip] | None = None) -> Callable[..., Non
         train_tokens: Annotated[float | None, typer.Option(help="Plan a run on so many tokens.", rich_help_panel=_TRAINING)] = None,
         batch: Annotated[float, typer.Option(help="Tokens a step.", rich_help_panel=_TRAINING)] = 64e6,
         length: Annotated[int, typer.Option(help="Tokens a sequence.", rich_help_panel=_TRAINING)] = 4096,
+        micro_batch: Annotated[str | None, typer.Option(help="Memory of a step of our trainer: ROWSxLENGTH.", rich_help_panel=_TRAINING)] = None,
         days: Annotated[float | None, typer.Option(help="The run may take so many days.", rich_help_panel=_TRAINING)] = None,
     ) -> None:
         """What a model is, what it takes to serve or train it, and what that costs.
@@ -75,6 +77,8 @@ def plan_command(measure: Callable[[], Chip] | None = None) -> Callable[..., Non
             fathom plan v4-pro --chip h200 --chip b200 --users 256 --hit 0.5 --html pro.html
 
             fathom plan v4-pro --chip h800 --train-tokens 33e12 --batch 94.4e6 --days 90
+
+            fathom plan nano --micro-batch 8x512 --precision bf16
         """
         config = resolve_config(model)
         known = load_chips(chips or ())
@@ -86,7 +90,10 @@ def plan_command(measure: Callable[[], Chip] | None = None) -> Callable[..., Non
             raise UserError("save-chip", save_chip, "only with --calibrate", "add --calibrate")
         usable = list(known) if "all" in chosen else chosen or [DEFAULT_CHIP]
         usable_chips = [find_chip(known, c) for c in usable]
-        if train_tokens is not None:
+        if micro_batch:
+            data = {"model": model, "precision": precision, **_step(config, micro_batch, precision)}
+            _show(data, as_json, lambda: step_table(data))
+        elif train_tokens is not None:
             run = Run(train_tokens, batch, min(length, config.max_position_embeddings))
             made = plan_training(config, run, usable_chips, precision=precision, devices=devices, days=days)
             _show_training(made, model, known, top, as_json)
@@ -106,6 +113,15 @@ def plan_command(measure: Callable[[], Chip] | None = None) -> Callable[..., Non
             _show(data, as_json, lambda: summary_tables(data))
 
     return plan
+
+
+def _step(config: ModelConfig, micro_batch: str, precision: str) -> dict[str, Any]:
+    rows, _, length = micro_batch.partition("x")
+    if not (rows.isdecimal() and length.isdecimal()):
+        raise UserError("micro-batch", micro_batch, "ROWSxLENGTH, such as 8x512")
+    micro = Micro(int(length), int(rows), precision)
+    return {"rows": micro.rows, "length": micro.length, "bytes": step_memory(config, micro),
+            "saved_per_token": saved_by_operator(config, micro)}
 
 
 def _measured(measure: Callable[[], Chip] | None, save: Path | None) -> Chip:

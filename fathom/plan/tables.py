@@ -31,9 +31,11 @@ def summary_tables(data: dict[str, Any]) -> RenderableType:
 
 def grid(title: str, *columns: str) -> Table:
     """An empty table in the plan's style: the first column names, the others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold italic", box=None, pad_edge=False, header_style="dim")
+    table = Table(title=title or None, title_justify="left", title_style="bold italic", box=None, pad_edge=False, collapse_padding=True,
+                  header_style="dim")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i and column not in ("layout", "reason", "nearest layout") else "left", no_wrap=bool(i))
+        words = column in ("layout", "reason", "nearest layout")
+        table.add_column(column, justify="right" if i and not words else "left", no_wrap=column == "devices" or bool(i and not words))
     return table
 
 
@@ -108,13 +110,12 @@ def serving_tables(plan: ServingPlan, name: str, chips: dict[str, Chip], incomes
 
 
 def _options(options: list[Option]) -> RenderableType:
-    table = grid("Cheapest first (US$ a million tokens)", "devices", "layout", "output", "input", "cached", "tok/s a user", "1st token",
-                 "memory", "bound by")
+    table = grid("Cheapest first (US$ a million tokens)", "devices", "layout", "output", "input", "cached", "tok/s", "1st token", "bound by")
     for o in options:
         p, c = o.prediction, o.costs
         table.add_row(f"{o.layout.devices} × {o.chip}", str(o.layout), money_text(c.output), money_text(c.input), money_text(c.cached),
-                      f"{1 / p.token_time:.3g}", time_text(p.first_token), bytes_text(p.needed), p.decode.binds)
-    return table
+                      f"{1 / p.token_time:.3g}", time_text(p.first_token), p.decode.binds)
+    return Group(table, Text("tok/s: what one user gets; bound by: what takes most of a decode step", style="dim"))
 
 
 def _detail(o: Option, chip: Chip) -> RenderableType:
@@ -167,6 +168,24 @@ def training_tables(plan: TrainingPlan, name: str, chips: dict[str, Chip], top: 
     if plan.misses:
         parts += [Text(), _failures(plan.misses)]
     return Group(*parts, Text(), Text(_honesty(chip), style="dim"))
+
+
+def step_table(data: dict[str, Any]) -> RenderableType:
+    """Tables of one training step's memory: what --micro-batch prints."""
+    title = f"A training step of {data['model']} on {data['rows']} × {data['length']} tokens, computed in {data['precision']}, one process"
+    names = {"persistent": "weights, optimizer state, tables", "activations": "saved for the backward pass", "casts": "BF16 copies of weights",
+             "loss": "gradients that the losses form", "logits": "a slice of logits", "gradients": "gradients of earlier micro-batches"}
+    parts = grid("", "while losses are computed", "")
+    for key, name in names.items():
+        parts.add_row(name, bytes_text(data["bytes"][key]))
+    stock = sum(data["bytes"][key] for key in names)
+    parts.add_row("in all", bytes_text(stock))
+    parts.add_row("while the optimizer works", bytes_text(data["bytes"]["persistent"] + data["bytes"]["optimizer"]))
+    parts.add_row("peak", bytes_text(data["bytes"]["peak"]), style="bold")
+    saved = grid("", "saved for the backward pass", "a token")
+    for operator, size in sorted(data["saved_per_token"].items(), key=lambda row: -row[1]):
+        saved.add_row(operator, bytes_text(size))
+    return Group(_title(title), parts, Text(), saved)
 
 
 def _failures(failures: Iterable[tuple[str, Layout, str]]) -> RenderableType:

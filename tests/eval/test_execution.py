@@ -179,6 +179,8 @@ def wrong_pairs(kind, seeds, levels=LEVELS):
             assert len(set(made.values())) >= 10
             if kind.judge is review.judge and other.payload["answer"] == item.payload["answer"]:
                 del made["another's"]
+            if other.payload.get("reference") == item.payload.get("reference"):  # the same question on other data: a right answer
+                made.pop("another item's query", None)
             pairs += [(item, name, answer) for name, answer in made.items()]
     return pairs
 

@@ -12,6 +12,7 @@ from fathom.config import preset
 from fathom.errors import UserError
 from fathom.plan.chips import load_chips
 from fathom.plan.command import plan_command
+from fathom.plan.step import Micro, step_memory
 from fathom.plan.summary import summary
 
 
@@ -129,3 +130,11 @@ def test_calibrate_without_anything_to_measure_with(run):
 def test_plot(run, tmp_path):
     run("v4-flash", "--chip", "h800", "--plot", str(tmp_path / "cost.png"))
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_of_a_training_step(run):
+    data = json.loads(run("nano", "--micro-batch", "8x512", "--precision", "bf16", "--json").stdout)
+    assert data["bytes"] == step_memory(preset("nano"), Micro(512, 8, "bf16"))
+    assert "peak" in run("nano", "--micro-batch", "8x512", "--precision", "fp32").stdout
+    assert "ROWSxLENGTH" in str(run("nano", "--micro-batch", "many", "--precision", "fp32").exception)
+    assert "fp32 or bf16" in str(run("nano", "--micro-batch", "8x512").exception)

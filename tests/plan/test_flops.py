@@ -44,7 +44,7 @@ def test_pro_attention_by_hand():
     assert flops.fp8_equivalents == flops.linear + flops.experts + 2 * flops.core + flops.index / 2
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.sampled_from(["bench-130m", "nano"]), st.integers(1, 600), st.integers(1, 150))
 def test_a_prompt_is_its_tokens(name, first, more):
     config = preset(name)

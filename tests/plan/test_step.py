@@ -54,7 +54,7 @@ def hashed_load(model, name, sample):
 
 
 @pytest.mark.parametrize("config, micro", [
-    pytest.param(NANO, Micro(512, 1), id="nano"),
+    pytest.param(NANO, Micro(256, 1), id="nano"),
     pytest.param(NANO, Micro(16, 1), id="optimizer at the top"),
     pytest.param(NANO, Micro(512, 4), id="nano, several slices of logits", marks=pytest.mark.check),
     pytest.param(WIDE, Micro(300, 2, "bf16", sparse=False), id="wide, dense, bf16", marks=pytest.mark.check),
