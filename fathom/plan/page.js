@@ -15,7 +15,7 @@
   const seconds = (v) => (v >= 120 ? scaled(v, [["h", 3600], ["min", 60]], 1) : v >= 1 ? `${v.toFixed(1)} s` : scaled(v, [["ms", 1e-3], ["µs", 1e-6]], 1));
   const tokens = (v) => (v % 1048576 === 0 ? `${v / 1048576}M` : v % 1024 === 0 && v >= 1024 ? `${v / 1024}K` : v.toLocaleString("en"));
   const number = (v, digits = 3) => v.toLocaleString("en", { maximumSignificantDigits: digits });
-  const money = (v) => (v >= 1000 ? `$${number(v, 4)}` : v >= 0.995 ? `$${v.toFixed(2)}` : v > 0 ? `$${Number(v.toPrecision(2))}` : "$0");
+  const money = (v) => (v >= 1000 ? `$${number(v, 4)}` : v >= 0.0995 ? `$${v.toFixed(2)}` : v > 0 ? `$${Number(v.toPrecision(2))}` : "$0");
   const grid = (l) => ["tp", "ep", "pp", "cp", "dp"].filter((k) => l[k] > 1).map((k) => `${k}${l[k]}`).join(" ") || "one device";
 
   const make = (tag, attributes = {}, ...children) => {

@@ -29,7 +29,7 @@ def money_text(value: float) -> str:
     """US$: $1,234, $2.87, $0.0013, $18.2 M."""
     if value >= 1e6:
         return f"${value / 1e6:,.1f} M"
-    return f"${value:,.0f}" if value >= 1000 else f"${value:.2f}" if value >= 0.995 or not value else f"${value:.2g}"
+    return f"${value:,.0f}" if value >= 1000 else f"${value:.2f}" if value >= 0.0995 or not value else f"${value:.2g}"
 
 
 def time_text(seconds: float) -> str:
