@@ -1,6 +1,7 @@
 """The execution kinds: 200 seeds make well-formed, solvable, distinct items; the reference scores full; systematic mistakes and cheats nothing."""
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import time
@@ -122,13 +123,19 @@ def wrong_queries(item, other):
         "no question": fence(f"CREATE TABLE t AS {right}"), "pragma": fence("PRAGMA table_info(x)"), "attach": fence("ATTACH 'x.db' AS y"),
         "the schema": item.payload["schema"],
     }
+    if not differs(item.payload, other.payload["reference"]):
+        del made["another item's query"]  # the same question by chance
     made |= {f"mistake {i}": fence(q) for i, q in enumerate(item.payload["wrong"]) if differs(item.payload, q)}
     return made
 
 
 def differs(payload, query):
+    """Whether a query gives other rows than it should on one of the two databases, or none at all."""
     costume = next(c for c in sql.COSTUMES if sql.schema(c) == payload["schema"])
-    return any(sql.answers_of(costume, data, [query]) != [rows] for data, rows in zip(payload["databases"], payload["expected"]))
+    try:
+        return any(sql.answers_of(costume, data, [query]) != [rows] for data, rows in zip(payload["databases"], payload["expected"]))
+    except sqlite3.Error:
+        return True
 
 
 def wrong_reviews(item, other):
@@ -238,7 +245,7 @@ def test_wrong_answers_score_zero(box, kind):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_wrong_answers_score_zero_on_many_seeds(box, kind):
-    rewarded(box, kind, wrong_pairs(kind, range(20, 34)))
+    rewarded(box, kind, wrong_pairs(kind, range(20, 28)))
 
 
 def rewarded(box, kind, triples):
