@@ -123,17 +123,21 @@ def train(run: RunFolder, device: torch.device, display: Display, should_stop: C
 
 
 def plot(run: RunFolder) -> str:
-    """Draw loss.png from metrics.jsonl; returns a remark when that wasn't possible, else ""."""
-    lines = run.metrics()
-    plots = (("loss.png", "loss", "training loss", "nats per token"),
-             ("bits_per_byte.png", "held_out_bits_per_byte", "held-out sample", "bits per byte"))
+    """Draw loss.png and bits_per_byte.png from metrics.jsonl; returns a remark when that wasn't possible, else ""."""
+    lines, name = run.metrics(), run.path.name
     try:
-        for file, key, title, unit in plots:
-            found = [(line["step"], line[key]) for line in lines if key in line]
-            if found:
-                steps, values = [step for step, _ in found], [value for _, value in found]
-                line_plot(run.path / file, [(title, steps, values)], title=f"{run.path.name}: {title}", x_label="step", y_label=unit)
+        if lines:
+            steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+            curves = [("each step", steps, losses), ("running mean", steps, _running_mean(losses, max(1, len(losses) // 25)))]
+            line_plot(run.path / "loss.png", curves, title=f"{name}: training loss", x_label="step", y_label="nats per token")
+        if held_out := [line for line in lines if "held_out_bits_per_byte" in line]:
+            curve = ("held-out sample", [line["step"] for line in held_out], [line["held_out_bits_per_byte"] for line in held_out])
+            line_plot(run.path / "bits_per_byte.png", [curve], title=f"{name}: held-out text", x_label="step", y_label="bits per byte")
     except UserError as error:  # without matplotlib everything else still works
         return f"no loss plot: {error}"
     return ""
 
+
+def _running_mean(values: list[float], span: int) -> list[float]:
+    """At each place the mean of the last `span` values, of fewer at the beginning."""
+    return [sum(values[max(0, i - span + 1):i + 1]) / min(i + 1, span) for i in range(len(values))]

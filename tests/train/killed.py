@@ -61,9 +61,9 @@ def main(folder: Path, kills: int, seed: int) -> None:
             torch.set_num_threads(1)
             if deaths < kills:
                 if deaths % 2:
-                    die_after(rng.uniform(0, 2))
+                    die_after(rng.uniform(0, 1.5))
                 else:
-                    die_at_operation(rng.randrange(120), str(folder / "run"))
+                    die_at_operation(rng.randrange(80), str(folder / "run"))
             train_once(folder)
             os._exit(0)
         rng.random()  # the next child draws other numbers
