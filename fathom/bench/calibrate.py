@@ -13,21 +13,27 @@ other processes can only add time. Links can't be measured on one machine and st
 """
 from __future__ import annotations
 
+import argparse
+import csv
 import dataclasses
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import device as devices
 from ..config import ModelConfig, preset
-from ..engine import Engine, Request, Sampling
+from ..engine import Engine, Output, Request, Sampling
 from ..model import Transformer
-from ..plan.chips import Chip, Efficiency
+from ..plan.chips import Chip, Efficiency, chip_toml
 from ..plan.profile import profile
 from ..plan.serving import Layout, Load, predict
+from .quiet import quiet_median
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPEATS = 5
@@ -161,16 +167,63 @@ class Comparison:
     measured_prefill: float
     predicted_decode: float
     measured_decode: float
+    clean_samples: int
 
 
-def compare(chip: Chip, config: ModelConfig, precision: str, prompts: tuple[int, ...], device: torch.device | None = None) -> list[Comparison]:
-    """Predictions with a calibrated chip against measurements of a model that took no part in the calibration."""
+def compare(chip: Chip, config: ModelConfig, precision: str, prompts: Sequence[int], device: torch.device | None = None, *, samples: int = 3,
+            budget: float = 60.0) -> list[Comparison]:
+    """Predictions with a calibrated chip against measurements (medians of quiet samples) of a model that took no part in calibrating."""
     device = device or devices.choose_device()
     model = Transformer(config, dtype=DTYPES[precision], device=device)
     model.init_weights(0)
     engine, out = Engine(model), []
     for prompt in prompts:
         found = predict(profile(config, precision), chip, Layout(), Load(prompt + 1, 1, 1))
-        times = time_engine(engine, prompt, repeats=1 if prompt > 4096 else 2)
-        out.append(Comparison(prompt, found.prefill_rate, prompt / times.prompt, found.decode_rate, 1 / times.token))
+        request = Request(tuple((i * 7919) % config.vocab_size for i in range(prompt)), 4096, Sampling(temperature=0))
+        answers: list[Iterator[Output]] = []
+
+        def prefill(request: Request = request, answers: list[Iterator[Output]] = answers) -> None:
+            answers.append(engine.generate(request))
+            next(answers[-1])
+            devices.synchronize(device)
+
+        def step(answers: list[Iterator[Output]] = answers) -> None:
+            for _ in range(STEPS):
+                next(answers[-1])
+            devices.synchronize(device)
+
+        first, further = (quiet_median(work, samples=samples, budget=budget) for work in (prefill, step))
+        out.append(Comparison(prompt, found.prefill_rate, prompt / first.seconds, found.decode_rate, STEPS / further.seconds,
+                              min(first.clean, further.clean)))
     return out
+
+
+def main() -> None:
+    """Command: python -m fathom.bench.calibrate [--lengths 512 2048 8192] [--threads N] [--out bench/plan.csv]."""
+    parser = argparse.ArgumentParser(description="Calibrate, then predict the benchmark model's speed and measure it.",
+                                     epilog="example: python -m fathom.bench.calibrate --lengths 2048 --threads 1")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192], help="prompt lengths")
+    parser.add_argument("--threads", type=int, default=0, help="threads to compute with; 0 leaves it to torch")
+    parser.add_argument("--out", type=Path, default=Path("bench/plan.csv"))
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    chip = calibrate()
+    precision = max(("fp32", "bf16"), key=lambda name: chip.flops.get(name, 0.0))
+    print(chip_toml(chip))
+    machine = {"precision": precision, "threads": torch.get_num_threads(), "device": chip.name, "torch": torch.__version__,
+               "python": platform.python_version(), "date": datetime.now(UTC).date().isoformat()}
+    rows = [{**dataclasses.asdict(row), **machine} for row in compare(chip, preset("bench-130m"), precision, options.lengths)]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(f"{row['prompt']:>6} tokens: prefill {row['predicted_prefill']:.0f} predicted, {row['measured_prefill']:.0f} measured; "
+              f"decode {row['predicted_decode']:.1f} predicted, {row['measured_decode']:.1f} measured (tokens/s)")
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

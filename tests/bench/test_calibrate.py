@@ -60,5 +60,5 @@ def test_a_whole_calibration(monkeypatch, tmp_path):
 def test_comparison_is_of_rates(monkeypatch):
     monkeypatch.setattr(room, "STEPS", 2)
     tiny = dataclasses.replace(preset("bench-130m"), **room.TINY)
-    (row,) = room.compare(CHIP, tiny, "fp32", (40,), choose_device("cpu"))
+    (row,) = room.compare(CHIP, tiny, "fp32", (40,), choose_device("cpu"), samples=1, budget=0.0)
     assert row.prompt == 40 and min(row.measured_prefill, row.measured_decode, row.predicted_prefill, row.predicted_decode) > 0
