@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..config import ModelConfig
+from ..config.formats import entry_bytes, index_key_bytes
 from ..errors import UserError
 
 PRECISIONS = ("fp32", "bf16", "fp16", "official")
@@ -41,17 +42,6 @@ class Buffer:
     def unit_bytes(self) -> int:
         """Bytes of one unit."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
-
-
-def entry_bytes(head_dim: int, rope_dims: int) -> int:
-    """Bytes of one official key-value entry: E4M3 non-rope dims, BF16 rope dims, a ue8m0 scale per 64, padded to 8 (584 at 512/64)."""
-    plain = head_dim - rope_dims
-    return -(-(plain + 2 * rope_dims + -(-plain // 64)) // 8) * 8
-
-
-def index_key_bytes(index_dim: int) -> int:
-    """Bytes of one official index key: two E2M1 values a byte and a ue8m0 scale per 32 (68 at 128)."""
-    return -(-index_dim // 2) + -(-index_dim // 32)
 
 
 def state_layout(config: ModelConfig, precision: str = "bf16", *, drafts: int = 0, mtp: bool = False) -> list[Buffer]:

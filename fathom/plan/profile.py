@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..config import ModelConfig, parameters
+from ..config.formats import entry_bytes, index_key_bytes
 from .count import active_share, part_of
 from .flops import formats_of, is_matrix
-from .layout import entry_bytes, index_key_bytes
 from .size import param_bytes, param_format, state_precision, state_size
 
 _ITEM = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2, "official": 2}  # bytes of an activation between layers

@@ -14,29 +14,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..config.formats import ENTRY_RUN, entry_bytes, index_key_bytes
 from ..errors import UserError
-from .fp4 import GROUP, decode_fp4, encode_fp4
+from .fp4 import decode_fp4, encode_fp4
 from .fp8 import decode_runs, encode_runs
-
-RUN = 64  # plain dims of a key-value entry that share a scale
-_ALIGN = 8
-
-
-def entry_bytes(head_dim: int, rope_dims: int) -> int:
-    """Bytes of a key-value entry: 584 at 512/64."""
-    plain = head_dim - rope_dims
-    return -(-(plain + 2 * rope_dims + -(-plain // RUN)) // _ALIGN) * _ALIGN
-
-
-def index_key_bytes(index_dim: int) -> int:
-    """Bytes of an index key: 68 at 128."""
-    return index_dim // 2 + -(-index_dim // GROUP)
 
 
 def encode_entries(x: Tensor, rope_dims: int) -> Tensor:
     """Rows uint8 [..., entry_bytes] of key-value entries [..., C] (after norm and RoPE; the last rope_dims of C are the roped ones)."""
     plain, rope = x[..., : x.shape[-1] - rope_dims], x[..., x.shape[-1] - rope_dims :]
-    values, scale = encode_runs(plain, RUN)
+    values, scale = encode_runs(plain, ENTRY_RUN)
     parts = [values.view(torch.uint8), rope.to(torch.bfloat16).contiguous().view(torch.uint8), scale.view(torch.uint8)]
     row = torch.cat(parts, dim=-1)
     return torch.nn.functional.pad(row, (0, entry_bytes(x.shape[-1], rope_dims) - row.shape[-1]))
@@ -46,10 +33,10 @@ def decode_entries(rows: Tensor, head_dim: int, rope_dims: int, dtype: torch.dty
     """Entries [..., C] in `dtype` from rows uint8 [..., entry_bytes]; bf16 holds them exactly."""
     plain = head_dim - rope_dims
     values, rope, scale = rows.split_with_sizes([plain, 2 * rope_dims, rows.shape[-1] - plain - 2 * rope_dims], dim=-1)
-    scale = scale[..., : -(-plain // RUN)].contiguous()  # without the padding
+    scale = scale[..., : -(-plain // ENTRY_RUN)].contiguous()  # without the padding
     # cloned, so that the bytes of a BF16 start at an even address whatever the number of plain dims
     roped = rope.clone(memory_format=torch.contiguous_format).view(torch.bfloat16)
-    decoded = decode_runs(values.contiguous().view(torch.float8_e4m3fn), scale, RUN, dtype)
+    decoded = decode_runs(values.contiguous().view(torch.float8_e4m3fn), scale, ENTRY_RUN, dtype)
     return torch.cat((decoded, roped.to(dtype)), dim=-1)
 
 

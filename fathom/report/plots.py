@@ -34,17 +34,6 @@ def line_plot(path: str | Path, series: Sequence[tuple[str, Sequence[float], Seq
     return _save(figure, path)
 
 
-def bar_plot(path: str | Path, rows: Sequence[tuple[str, float]], *, title: str, x_label: str) -> Path:
-    """Horizontal bars, the first row on top. Returns the path; raises UserError where matplotlib isn't installed."""
-    figure, axes = _figure(title, height=1.2 + 0.36 * len(rows))
-    axes.barh([name for name, _ in rows], [value for _, value in rows])
-    axes.invert_yaxis()
-    axes.set(xlabel=x_label)
-    axes.bar_label(axes.containers[0], fmt="%.4g", padding=3)
-    axes.margins(x=0.12)
-    return _save(figure, path)
-
-
 def heat_plot(path: str | Path, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], *, title: str,
               row_label: str, column_label: str) -> Path:
     """A heat map of shares 0..1, red to green, each cell with its percentage; None is blank. Returns the path."""

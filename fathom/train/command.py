@@ -36,7 +36,8 @@ def add_commands(app: typer.Typer, complete: Complete) -> None:
     @app.command("train")
     def train_verb(
         recipe: Annotated[Path | None, typer.Argument(help="recipe file (TOML), such as recipes/nano.toml", show_default=False)] = None,
-        data: Annotated[list[str] | None, typer.Option(help="file or folder in place of the recipe's data; may be repeated")] = None,
+        more: Annotated[list[str] | None, typer.Argument(help="more files or folders of --data", metavar="[PATH]...", show_default=False)] = None,
+        data: Annotated[list[str] | None, typer.Option(help="files or folders in place of the recipe's data: --data PATH PATH, or repeated")] = None,
         name: Annotated[str | None, typer.Option(help="name of the run folder; the recipe's name unless given")] = None,
         resume: Annotated[Path | None, typer.Option(help="go on with the run in this folder, such as runs/latest")] = None,
         steps: Annotated[int | None, typer.Option(help="number of steps, in place of the recipe's")] = None,
@@ -50,14 +51,16 @@ def add_commands(app: typer.Typer, complete: Complete) -> None:
 
         Examples:
 
-          fathom train recipes/nano.toml --data ~/notes --data ~/code
+          fathom train recipes/nano.toml --data ~/notes ~/code
 
           fathom train recipes/nano.toml --name try-2 --steps 200 --set optimizer.lr=1e-3
 
           fathom train --resume runs/latest
         """
         overrides = [*(set_ or []), *([f"schedule.steps={steps}"] if steps is not None else [])]
-        train(recipe, data=data or [], name=name, resume=resume, overrides=overrides, device=device, runs=runs, console=Console())
+        if more and not data:
+            raise UserError("argument", more[0], "only one recipe", "files and folders to train on go after --data")
+        train(recipe, data=[*(data or []), *(more or [])], name=name, resume=resume, overrides=overrides, device=device, runs=runs, console=Console())
 
     @app.command("demo")
     def demo_verb(

@@ -194,12 +194,15 @@ def test_official_rows_have_the_published_sizes():
     assert quant.entry_bytes(512, 64) == 584 and quant.index_key_bytes(128) == 68
 
 
-def test_the_planner_counts_the_same_bytes():
-    from fathom.plan import layout  # the two rooms don't know each other; this test knows both
-    for dim, rope in ((512, 64), (128, 32), (33, 2), (70, 4), (64, 64)):
-        assert quant.entry_bytes(dim, rope) == layout.entry_bytes(dim, rope)
-    for dim in (2, 16, 32, 64, 128):
-        assert quant.index_key_bytes(dim) == layout.index_key_bytes(dim)
+def test_the_planner_counts_the_bytes_that_are_written():
+    """A planned row is as wide as what the codecs really make."""
+    from fathom.plan.layout import state_layout  # the two rooms don't know each other; this test knows both
+    from tests.oracle import tiny_config
+    for dim, rope, index_dim in ((512, 64, 128), (128, 32, 64), (34, 2, 32), (70, 4, 16), (64, 64, 64)):
+        config = tiny_config(head_dim=dim, qk_rope_head_dim=min(rope, index_dim), index_head_dim=index_dim)
+        width = {b.name: b.shape[-1] for b in state_layout(config, "official")}
+        assert width["layers.1.entries"] == quant.encode_entries(torch.ones(1, dim), config.qk_rope_head_dim).shape[-1]
+        assert width["layers.1.index_keys"] == quant.encode_index_keys(torch.ones(1, index_dim)).shape[-1]
 
 
 @pytest.mark.parametrize("n", [2, 16, 64, 128])

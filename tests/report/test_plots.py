@@ -19,7 +19,6 @@ def test_each_plot_writes_its_format(tmp_path, suffix, magic):
     made = [
         plots.line_plot(tmp_path / f"sub/line{suffix}", [("a", [1, 10], [3, float("nan")]), ("b", [1, 10], [1, 2])], title="t",
                         x_label="x", y_label="y", log_x=True),
-        plots.bar_plot(tmp_path / f"bar{suffix}", [("a", 3), ("b", 1)], title="t", x_label="x"),
         plots.heat_plot(tmp_path / f"heat{suffix}", ["0%", "100%"], ["4K"], [[0.5], [None]], title="t", row_label="r", column_label="c"),
     ]
     for path in made:
@@ -29,4 +28,4 @@ def test_each_plot_writes_its_format(tmp_path, suffix, magic):
 def test_without_matplotlib_one_line_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"fathom\[plot\]"):
-        plots.bar_plot(tmp_path / "x.png", [("a", 1)], title="t", x_label="x")
+        plots.line_plot(tmp_path / "x.png", [("a", [1], [1])], title="t", x_label="x", y_label="y")

@@ -79,11 +79,15 @@ def test_data_on_the_command_line_replaces_the_recipes(fathom, place):
     tiny.write_documents(place / "other", 3)
     assert fathom("train", "small.toml", "--data", "other", "--name", "mine").exit_code == 0
     assert json.loads((place / "runs" / "mine" / "data" / "summary.json").read_text())["documents"] == 3
+    tiny.write_documents(place / "third", 4)
+    assert fathom("train", "small.toml", "--data", "other", "third", "--name", "both").exit_code == 0
+    assert RunFolder(place / "runs" / "both").recipe().data.paths == (str(place / "other"), str(place / "third"))
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["train"], "no recipe given"),
     (["train", "nothing.toml"], "a recipe file"),
+    (["train", "small.toml", "data"], "go after --data"),
     (["train", "small.toml", "--data", "nowhere"], "no such file or folder"),
     (["train", "small.toml", "--data", "data", "--data", "nowhere"], "nowhere"),
     (["train", "small.toml", "--data", "model", "--set", 'data.suffixes=[".py"]'], "no document found (1 other suffix)"),

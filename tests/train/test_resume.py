@@ -92,13 +92,13 @@ def kill_and_compare(tmp_path, uninterrupted, kills, seed):
 
 
 def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path, uninterrupted):
-    assert kill_and_compare(tmp_path, uninterrupted, 8, 0) >= 3
+    assert kill_and_compare(tmp_path, uninterrupted, 8, 0) >= 4
 
 
 @pytest.mark.check
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_killed_many_times_more(tmp_path, uninterrupted, seed):
-    assert kill_and_compare(tmp_path, uninterrupted, 40, seed) >= 8  # fewer when the machine is fast: deaths by the clock come too late
+    assert kill_and_compare(tmp_path, uninterrupted, 40, seed) >= 20
 
 
 @pytest.mark.parametrize("after", [1, 6, 11])

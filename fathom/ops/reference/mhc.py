@@ -90,6 +90,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (m,) = ctx.saved_tensors
+        grad = grad.contiguous()  # it arrives permuted; forty strided visits cost four times as much
         seen = []
         for axis in _axes(ctx.steps):
             inverse = m.sum(axis, keepdim=True).add_(ctx.eps).reciprocal_()

@@ -1,0 +1,20 @@
+"""Sizes of the official cache rows: one formula for those who plan them and those who encode them.
+
+Source: SPEC section 3 (KV entries, indexer) and section 6.
+"""
+from __future__ import annotations
+
+ENTRY_RUN = 64  # plain dims of a key-value entry that share a ue8m0 scale
+KEY_RUN = 32  # dims of an index key that share one
+ENTRY_ALIGN = 8  # bytes that a key-value row is padded to a multiple of
+
+
+def entry_bytes(head_dim: int, rope_dims: int) -> int:
+    """Bytes of one key-value entry: E4M3 non-rope dims, BF16 rope dims, the scales, padding (584 at 512/64)."""
+    plain = head_dim - rope_dims
+    return -(-(plain + 2 * rope_dims + -(-plain // ENTRY_RUN)) // ENTRY_ALIGN) * ENTRY_ALIGN
+
+
+def index_key_bytes(index_dim: int) -> int:
+    """Bytes of one index key: two E2M1 values a byte and the scales (68 at 128)."""
+    return -(-index_dim // 2) + -(-index_dim // KEY_RUN)
