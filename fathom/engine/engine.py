@@ -8,7 +8,6 @@ Today's engine serves one request; scheduler, prefix cache and speculation belon
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,33 +15,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import Batch, Run, State, Transformer
-from .sampler import Sampling, pick
+from .request import Output, Request
+from .sampler import pick
 
 CHUNK = 2048  # prompt tokens of one step; best of 512, 1024, 2048 and 4096 on two cores (docs/log.md)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to continue, and how far.
-
-    Attributes:
-        prompt: token ids, at least one.  max_tokens: at least 1.
-        stop_ids: tokens that end the answer; the one that does is given out as the last Output.
-    """
-
-    prompt: tuple[int, ...]
-    max_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
-    stop_ids: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Output:
-    """One token: its id, its log-probability under the unfiltered softmax, and, on the last one, why it is the last."""
-
-    token_id: int
-    logprob: float
-    finish_reason: Literal["stop", "length"] | None
 
 
 class Engine:
