@@ -1,0 +1,1 @@
+"""The service: HTTP, accounts, the page. Text and money at the door, an engine behind it."""
