@@ -1,7 +1,10 @@
 """One contained run from start to last word: feed it, read it, watch its clock and memory, and leave nobody alive.
 
-The loop wakes when a pipe is ready and every TICK_S anyway, to look at clocks. A program is over when its first process is; children
-that it left behind may hold the pipes open for ever, so they are killed then, and what is still in the pipes is read.
+The loop wakes when a pipe is ready and every TICK_S anyway, to look at clock and memory. A program is over when its first process is;
+children that it left behind may hold the pipes open for ever, so they are killed then, and what is still in the pipes is read.
+
+Memory that runs out ends the whole run. Control groups of version 2 see to that themselves (memory.oom.group); in version 1 the kernel kills
+one process and lets the others go on, so the first such kill is looked for and the rest is killed here.
 """
 from __future__ import annotations
 
@@ -117,12 +120,14 @@ class Run:
     def watch(self) -> None:
         """Pump the pipes until the program is over or over a limit, then kill what is left and read the rest."""
         root = self.init_pid or self.process.pid
+        look_at = self.started
         while not self.over():
             self.pump(TICK_S)
-            if time.monotonic() - self.started > self.job.limits.wall_s:
-                self.end.timed_out = True
-            elif self.job.group is None and resident_bytes(root) > self.job.limits.memory_bytes:
-                self.end.memory_exceeded = True
+            now = time.monotonic()
+            if now >= look_at:  # a talkative program wakes the loop far more often than this is worth
+                look_at = now + TICK_S
+                self.end.timed_out = now - self.started > self.job.limits.wall_s
+                self.end.memory_exceeded = not self.end.timed_out and self.memory_spent(root)
             if self.end.timed_out or self.end.output_truncated or self.end.memory_exceeded:
                 break
         self.end.wall_s = time.monotonic() - self.started
@@ -131,11 +136,15 @@ class Run:
         status, _, trouble = bytes(self.end.told["status"]).partition(b"!")
         if trouble:
             raise SandboxError(f"the guard could not start the program: {trouble.decode(errors='replace')}")
-        if status != b"ok" and not (self.end.timed_out or self.group_killed()):
+        if status != b"ok" and not (self.end.timed_out or self.end.memory_exceeded or self.group_killed()):
             raise SandboxError(f"the walls did not come up: {self.said() or f'exit status {self.end.code}'}")
 
+    def memory_spent(self, root: int) -> bool:
+        """Whether the run must end for its memory: one of it was killed for that or, without a group, together they hold too much."""
+        return self.group_killed() if self.job.group is not None else resident_bytes(root) > self.job.limits.memory_bytes
+
     def group_killed(self) -> bool:
-        """Whether memory ran out so early that not even the guard came through (a limit near the interpreter's own size)."""
+        """Whether the kernel has killed for memory in the run's group; that may be before even the guard comes through."""
         return self.job.group is not None and self.job.group.out_of_memory()
 
     def over(self) -> bool:
