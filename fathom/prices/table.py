@@ -12,6 +12,8 @@ operator's file may replace a shipped row by giving the same model and day.
     output = 3.48                # … output tokens
     source = "where the figure comes from"
     aliases = ["v4-pro"]         # other names for the model (optional)
+
+    unlisted = "deepseek-v4-flash"  # at the top of a file: whose rows a model without rows of its own pays (optional)
 """
 from __future__ import annotations
 
@@ -59,9 +61,10 @@ class Price:
 
 @dataclass(frozen=True)
 class PriceTable:
-    """Rows of any number of models, in the order of (model, day)."""
+    """Rows of any number of models, in the order of (model, day). unlisted: whose rows `charged` takes for other models, "" for nobody's."""
 
     rows: tuple[Price, ...]
+    unlisted: str = ""
 
     def at(self, model: str, day: date | datetime) -> Price:
         """The row of `model` (a name or an alias, in any case) that holds on `day`.
@@ -82,6 +85,13 @@ class PriceTable:
             raise UserError("model", model, f"has no price before {first.isoformat()}", "add an earlier [[price]] row to a price file")
         return max(held, key=lambda row: row.since)
 
+    def charged(self, model: str, day: date | datetime) -> Price:
+        """What a service takes for `model` on `day`: its own row or, for a model that isn't listed, such as one trained here, the row of
+        `unlisted`. Raises UserError as `at` does.
+        """
+        listed = model.casefold() in (name.casefold() for name in self.names())
+        return self.at(model if listed or not self.unlisted else self.unlisted, day)
+
     def models(self) -> tuple[str, ...]:
         """Every model's own name, once."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
@@ -91,15 +101,16 @@ class PriceTable:
         return tuple(dict.fromkeys(name for row in self.rows for name in (row.model, *row.aliases)))
 
     def over(self, other: PriceTable) -> PriceTable:
-        """Both tables; where they share model and day, this one's row."""
+        """Both tables; where they share model and day, this one's row, and this one's `unlisted` if it has one."""
         merged = {(row.model, row.since): row for row in (*other.rows, *self.rows)}
-        return PriceTable(tuple(merged[key] for key in sorted(merged)))
+        return PriceTable(tuple(merged[key] for key in sorted(merged)), self.unlisted or other.unlisted)
 
 
 def load_prices(paths: Iterable[str | Path] = ()) -> PriceTable:
     """The shipped table with the operator's files on top, the last file topmost.
 
-    Raises UserError on a missing or malformed file, an unknown or missing key, a bad amount or a row given twice in one file.
+    Raises UserError on a missing or malformed file, an unknown or missing key, a bad amount, a row given twice in one file, or an
+    `unlisted` that has no rows.
     """
     shipped = resources.files("fathom.prices").joinpath("shipped.toml").read_text(encoding="utf-8")
     table = parse_prices(shipped, "shipped.toml")
@@ -109,6 +120,8 @@ def load_prices(paths: Iterable[str | Path] = ()) -> PriceTable:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError("prices", path, f"cannot be read: {error}", "give a TOML file with [[price]] rows") from None
         table = parse_prices(text, str(path)).over(table)
+    if table.unlisted.casefold() not in ("", *(name.casefold() for name in table.names())):
+        raise UserError("prices: unlisted", table.unlisted, f"has no price row, known: {', '.join(table.models())}")
     return table
 
 
@@ -118,16 +131,19 @@ def parse_prices(text: str, name: str) -> PriceTable:
         data = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise UserError("prices", name, f"is not TOML: {error}") from None
-    if set(data) - {"price"} or not isinstance(data.get("price", []), list):
-        extra = ", ".join(sorted(set(data) - {"price"})) or "price = …"
-        raise UserError("prices", name, "holds [[price]] rows and nothing else", f"remove {extra}")
+    if set(data) - {"price", "unlisted"} or not isinstance(data.get("price", []), list):
+        extra = ", ".join(sorted(set(data) - {"price", "unlisted"})) or "price = …"
+        raise UserError("prices", name, "holds [[price]] rows, perhaps unlisted = MODEL, and nothing else", f"remove {extra}")
+    unlisted = data.get("unlisted", "")
+    if not isinstance(unlisted, str):
+        raise UserError(f"{name}: unlisted", unlisted, "the name of a model that has price rows")
     rows = [_row(entry, f"{name}, price {i + 1}") for i, entry in enumerate(data.get("price", []))]
     seen: set[tuple[str, date]] = set()
     for row in rows:
         if (row.model, row.since) in seen:
             raise UserError("prices", name, f"{row.key()} stands there twice", "keep one of the two rows")
         seen.add((row.model, row.since))
-    return PriceTable(tuple(sorted(rows, key=lambda row: (row.model, row.since))))
+    return PriceTable(tuple(sorted(rows, key=lambda row: (row.model, row.since))), unlisted.strip())
 
 
 def _row(entry: Any, where: str) -> Price:

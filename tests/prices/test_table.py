@@ -71,6 +71,23 @@ def test_names_aliases_and_case():
         table.at("deepseek-v4-flsh", LAUNCH)
 
 
+def test_a_model_without_rows_is_charged_as_the_unlisted_one(tmp_path):
+    table = load_prices()
+    assert table.charged("my-run", LAUNCH) == table.at("deepseek-v4-flash", LAUNCH)
+    assert table.charged("V4-PRO", LAUNCH) == table.at("deepseek-v4-pro", LAUNCH)
+    mine = tmp_path / "mine.toml"
+    mine.write_text('unlisted = "own"\n[[price]]\nmodel = "own"\nfrom = 2026-05-01\ninput = 1\noutput = 2\n')
+    table = load_prices([mine])
+    assert table.charged("my-run", date(2026, 5, 1)).key() == "own@2026-05-01"
+    with pytest.raises(UserError, match="no price before 2026-05-01"):  # never silently another's price
+        table.charged("own", LAUNCH)
+    with pytest.raises(UserError, match="model = my-run"):
+        parse_prices(TWO_DATES, "t").charged("my-run", LAUNCH)
+    mine.write_text('unlisted = "nobody"')
+    with pytest.raises(UserError, match="unlisted = nobody"):
+        load_prices([mine])
+
+
 def test_row_arithmetic():
     row = Price("m", LAUNCH, parse_dollars("0.145"), parse_dollars("1.74"), parse_dollars("3.48"))
     assert row.cost(hit=1000, miss=2000, output=500) == 5_365_000
@@ -82,6 +99,7 @@ def test_row_arithmetic():
     ("[[price]", "not TOML"),
     ("x = 1", "nothing else"),
     ("price = 3", "nothing else"),
+    ("unlisted = 3", "unlisted = 3"),
     ('[[price]]\nmodel = "m"\nfrom = 2026-01-01\noutput = 1', "lacks input"),
     ('[[price]]\nmodel = "m"\nfrom = 2026-01-01\ninput = 1\noutpt = 1', "did you mean output"),
     ('[[price]]\nmodel = "m"\nfrom = "2026-01-01"\ninput = 1\noutput = 1', "date without quotes"),
