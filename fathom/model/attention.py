@@ -38,12 +38,12 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, geometry: Geometry, memory: Memory, k: Kernels, mode: Mode) -> Tensor:
         """Attention output of the normed sublayer input h [T, D]."""
         c, T = self.config, h.shape[0]
-        cos, sin = geometry.angles(self.ratio > 0)
+        cos, sin, back = geometry.angles(self.ratio > 0)
         c_q = k.rms_norm(k.linear(h, self.wq_a.weight), self.q_norm.weight, c.rms_norm_eps)
         q = k.linear(c_q, self.wq_b.weight).view(T, c.num_attention_heads, c.head_dim)
         q = k.norm_rope(q, None, c.rms_norm_eps, cos, sin)
         kv = k.norm_rope(k.linear(h, self.wkv.weight), self.kv_norm.weight, c.rms_norm_eps, cos, sin)
-        window = memory.window(self.block, kv, geometry)
+        window = memory.window(self.block, kv, geometry, k)
         entries, spans, chosen = None, None, None
         if self.ratio:
             spans = geometry.compression(self.ratio).spans
@@ -56,7 +56,7 @@ class Attention(nn.Module):
             if mode.index_losses is not None:
                 mode.index_losses.append(k.index_loss(index_q, w, keys, q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen))
         out = k.attend(q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen)
-        out = k.rope(out, cos, -sin)  # contributions become relative to the query's position
+        out = k.rope(out, cos, back)  # contributions become relative to the query's position
         out = k.linear_grouped(out.view(T, c.o_groups, -1), self.wo_a.weight)
         return k.linear(out, self.wo_b.weight)
 
@@ -73,9 +73,10 @@ class Compressor(nn.Module):
     def forward(self, h: Tensor, geometry: Geometry, memory: Memory, k: Kernels) -> Entries:
         """All visible entries once the tokens' windows have been compressed; h [T, D]."""
         c = geometry.compression(self.ratio)
-        kv, gate = memory.tail(self.block, self.part, k.linear_fp32(h, self.wkv.weight), k.linear_fp32(h, self.wgate.weight), geometry, c)
-        new = k.compress(kv, gate, self.ape, c.own, c.previous, self.norm.weight, self.config.rms_norm_eps,
-                         *geometry.entry_angles(self.ratio), h.dtype)
+        rows = memory.tail(self.block, self.part, k.linear_fp32_pair(h, self.wkv.weight, self.wgate.weight), c, k)
+        if not c.count and geometry.paged:
+            return memory.entries(self.block, self.part, None, c)
+        new = k.compress(rows, self.ape, c.own, c.previous, self.norm.weight, self.config.rms_norm_eps, *c.angles, h.dtype)
         return memory.entries(self.block, self.part, new, c)
 
 
@@ -97,7 +98,7 @@ class Indexer(nn.Module):
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             keys = self.compressor(h, geometry, memory, k)
             q = k.linear(c_q, self.wq_b.weight).view(h.shape[0], c.index_n_heads, c.index_head_dim)
-            q = k.rope(q, *geometry.angles(True))
+            q = k.rope(q, *geometry.angles(True)[:2])
             w = k.linear_fp32(h, self.weights_proj.weight) * (c.index_n_heads**-0.5 * c.index_head_dim**-0.5)
             return q, w, keys
 

@@ -2,9 +2,9 @@
 
 Both offer the same three calls, in which new values go in and everything a query may see comes out:
 
-    window(block, kv)                 key-value rows of history and new tokens, in the order of Geometry's windows
-    tail(block, part, kv, gate)       projections of waiting and new tokens
-    entries(block, part, new)         all compressed entries, old and new
+    window(block, kv)            key-value rows of history and new tokens, in the order of Geometry's windows
+    tail(block, part, values)    projections of waiting and new tokens
+    entries(block, part, new)    all compressed entries, old and new
 
 `Scratch` builds them functionally, so gradients flow. `State` holds the buffers of `plan.layout` for a fixed number of sequences
 and blocks and writes in place; which slot and which blocks a sequence gets is the engine's choice. Rings are indexed by position,
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..ops import Entries
+from ..ops import Entries, Kernels
 from ..plan.layout import block_name, state_layout
 from .geometry import Compression, Geometry
 
@@ -26,30 +26,31 @@ from .geometry import Compression, Geometry
 class Memory(Protocol):
     """What the layers ask of either. `part` is "" for the main compressor and "index_" for the indexer's."""
 
-    def window(self, block: int, kv: Tensor, geometry: Geometry) -> Tensor:
+    def window(self, block: int, kv: Tensor, geometry: Geometry, k: Kernels) -> Tensor:
         """Rows [R, C] of Geometry.window_spans from the tokens' kv [T, C]."""
 
-    def tail(self, block: int, part: str, kv: Tensor, gate: Tensor, geometry: Geometry, c: Compression) -> tuple[Tensor, Tensor]:
-        """kv and gate rows [R, P] of tail and tokens from those of the tokens [T, P], fp32."""
+    def tail(self, block: int, part: str, values: Tensor, c: Compression, k: Kernels) -> Tensor:
+        """Rows [R, 2, P] of waiting tokens and tokens (kv' and gate), from those of the tokens [T, 2, P]; fp32."""
 
-    def entries(self, block: int, part: str, new: Tensor, c: Compression) -> Entries:
-        """All visible entries, given the new ones [n, C]."""
+    def entries(self, block: int, part: str, new: Tensor | None, c: Compression) -> Entries:
+        """All visible entries, given the new ones [n, C], or None when there are none."""
 
 
 class Scratch:
     """No memory: every run is a whole document and sees only this batch."""
 
-    def window(self, block: int, kv: Tensor, geometry: Geometry) -> Tensor:
+    def window(self, block: int, kv: Tensor, geometry: Geometry, k: Kernels) -> Tensor:
         """The tokens themselves."""
         return kv
 
-    def tail(self, block: int, part: str, kv: Tensor, gate: Tensor, geometry: Geometry, c: Compression) -> tuple[Tensor, Tensor]:
+    def tail(self, block: int, part: str, values: Tensor, c: Compression, k: Kernels) -> Tensor:
         """The tokens themselves."""
-        return kv, gate
+        return values
 
-    def entries(self, block: int, part: str, new: Tensor, c: Compression) -> Entries:
+    def entries(self, block: int, part: str, new: Tensor | None, c: Compression) -> Entries:
         """The new entries are all there is."""
-        return Entries(new)
+        assert new is not None, "without a memory even no entries have a width"
+        return Entries(new, c.places)
 
 
 class State:
@@ -68,41 +69,31 @@ class State:
         for b in self.layout:
             units = num_slots if b.per == "sequence" else num_blocks
             self.buffers[b.name] = torch.empty((units, *b.shape), dtype=getattr(torch, b.dtype), device=device)
+        blocks = range(config.num_blocks if mtp else config.num_hidden_layers)
+        named = {(block, name): f"{block_name(config, block)}.{name}" for block in blocks for name in ("window", "tail", "index_tail")}
+        self._by_block = {key: self.buffers[name] for key, name in named.items() if name in self.buffers}
+        pools = {(block, part): f"{block_name(config, block)}.{name}" for block in blocks for part, name in (("", "entries"), ("index_", "index_keys"))}
+        self._pools = {key: self.buffers[name].flatten(0, 1) for key, name in pools.items() if name in self.buffers}
 
     @property
     def nbytes(self) -> int:
         """Allocated bytes."""
         return sum(t.nbytes for t in self.buffers.values())
 
-    def window(self, block: int, kv: Tensor, geometry: Geometry) -> Tensor:
+    def window(self, block: int, kv: Tensor, geometry: Geometry, k: Kernels) -> Tensor:
         """History from the ring, then the tokens; the last tokens replace the oldest rows of the ring."""
-        ring = self.buffers[f"{block_name(self.config, block)}.window"]
-        slot, position = geometry.window_history
-        rows = torch.cat((ring[slot, position % ring.shape[1]], kv)) if len(slot) else kv
-        _store(ring, kv, geometry)
-        return rows if geometry.window_order is None else rows[geometry.window_order]
+        return k.remember(self._buffer(block, "window"), kv, geometry.window_history)
 
-    def tail(self, block: int, part: str, kv: Tensor, gate: Tensor, geometry: Geometry, c: Compression) -> tuple[Tensor, Tensor]:
+    def tail(self, block: int, part: str, values: Tensor, c: Compression, k: Kernels) -> Tensor:
         """Waiting projections, then the tokens'; the last tokens go into the ring."""
-        ring = self.buffers[f"{block_name(self.config, block)}.{part}tail"]  # [slots, L, 2, P]
-        old = ring[c.tail_slot, c.tail_position % ring.shape[1]]
-        _store(ring, torch.stack((kv, gate), dim=1), geometry)
-        return torch.cat((old[:, 0], kv)), torch.cat((old[:, 1], gate))
+        return k.remember(self._buffer(block, part + "tail"), values, c.history)
 
-    def entries(self, block: int, part: str, new: Tensor, c: Compression) -> Entries:
+    def entries(self, block: int, part: str, new: Tensor | None, c: Compression) -> Entries:
         """Writes the new entries to their pool rows."""
-        name = {"": "entries", "index_": "index_keys"}[part]
-        buffer = self.buffers[f"{block_name(self.config, block)}.{name}"]
-        pool = buffer.view(-1, buffer.shape[-1])
-        if len(new):
-            pool[c.new] = new.to(pool.dtype)
-        return Entries(pool, c.rows, c.base)
+        pool = self._pools[block, part]
+        if new is not None:
+            pool[c.places.new] = new
+        return Entries(pool, c.places)
 
-
-def _store(ring: Tensor, values: Tensor, geometry: Geometry) -> None:
-    """Writes values [T, ...] of the tokens into ring [slots, L, ...] at their positions; of a long run only the last L survive."""
-    keep = geometry.last_tokens(ring.shape[1])
-    slot, position = geometry.slots, geometry.positions
-    if keep is not None:
-        slot, position, values = slot[keep], position[keep], values[keep]
-    ring[slot, position % ring.shape[1]] = values.to(ring.dtype)
+    def _buffer(self, block: int, name: str) -> Tensor:
+        return self._by_block[block, name]

@@ -3,9 +3,9 @@
 One device, no process groups, no knowledge of the model: tensors in, tensors out.
 """
 from .reference.loss import IGNORE, cross_entropy
-from .spans import Entries, Spans, make_spans
+from .spans import Entries, History, Places, Runs, Spans
 from .table import DTYPES, OPERATORS, PRECISIONS, Kernels, Row, reference_rows, select
 from .widen import widen
 
-__all__ = ["DTYPES", "IGNORE", "OPERATORS", "PRECISIONS", "Entries", "Kernels", "Row", "Spans", "cross_entropy", "make_spans", "reference_rows",
-           "select", "widen"]
+__all__ = ["DTYPES", "IGNORE", "OPERATORS", "PRECISIONS", "Entries", "History", "Kernels", "Places", "Row", "Runs", "Spans", "cross_entropy",
+           "reference_rows", "select", "widen"]

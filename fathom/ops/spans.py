@@ -1,37 +1,197 @@
-"""Which keys a query may see, when tokens of many sequences lie flat in one tensor.
+"""Who sees what, when tokens of many sequences lie flat in one tensor.
 
-All keys that a batch can see (window rows, or compressed entries) get flat numbers, sequence after sequence. What one query sees
-is then one contiguous range [first, last). `Spans` holds those ranges and a list of tiles, (q0, q1, k0, k1): queries q0..q1 see
-nothing outside keys k0..k1. Tiles bound the memory of whatever is computed per (query, key) pair.
+Everything here follows from the runs of a batch (`Runs`): which stretch of which sequence each piece of the flat tokens is. The rest is
+derived from it when it is first asked for, because kernels differ in what they want: the reference asks for index tensors, native
+kernels work them out from the runs themselves.
 
-`Entries` maps flat entry numbers to rows of a layer's pool: the identity in training, the block table's rows in inference.
+All keys that a batch can see (window rows, or compressed entries) get flat numbers, run after run. What one query sees is then one
+contiguous range [first, last) of them (`Spans`), and work is cut into tiles, (q0, q1, k0, k1): queries q0..q1 see nothing outside keys
+k0..k1. Tiles bound the memory of whatever is computed per (query, key) pair.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Tile = tuple[int, int, int, int]
+QUERIES = 128  # queries of a tile at most
+CELLS = 1 << 20  # (query, head, key) cells of an attention tile, about
 
 
-@dataclass(frozen=True)
-class Spans:
-    """Ranges of visible keys, one a query; never decreasing from query to query.
+class Runs:
+    """The stretches of sequences that make up a batch, in the order of the flat tokens.
 
     Attributes:
-        first, last: [T] int64, last exclusive.  host_first, host_last: the same numbers as numpy arrays.
-        tiles: (q0, q1, k0, k1) in order, covering all queries.
+        table: [R, 4] int64 on the host: first flat token, length, position of the first token, state slot.
+        heads: query heads, by which tiles are sized.  device: where index tensors are made.
     """
 
-    first: Tensor
-    last: Tensor
-    host_first: np.ndarray
-    host_last: np.ndarray
-    tiles: list[Tile]
+    def __init__(self, stretches: Sequence[tuple[int, int, int]], *, heads: int, window: int, device: torch.device) -> None:
+        """stretches: (length, start, slot) of each run.  window: keys a query sees at most nearby; tiles are sized for it."""
+        length = np.array([s[0] for s in stretches], dtype=np.int64)
+        first = np.concatenate((np.zeros(1, np.int64), length.cumsum()[:-1]))
+        rest = np.array([s[1:] for s in stretches], dtype=np.int64).reshape(-1, 2)
+        self.table = np.column_stack((first, length, rest))
+        self.heads, self.window, self.device = heads, window, device
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def first(self) -> np.ndarray:
+        """[R] flat number of each run's first token."""
+        return self.table[:, 0]
+
+    @property
+    def length(self) -> np.ndarray:
+        """[R] tokens of each run."""
+        return self.table[:, 1]
+
+    @property
+    def start(self) -> np.ndarray:
+        """[R] position of each run's first token."""
+        return self.table[:, 2]
+
+    @property
+    def stop(self) -> np.ndarray:
+        """[R] position after each run's last token."""
+        return self.table[:, 2] + self.table[:, 1]
+
+    @property
+    def slot(self) -> np.ndarray:
+        """[R] state slot of each run."""
+        return self.table[:, 3]
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """`table` as a tensor, for kernels that take the runs as they are."""
+        return torch.from_numpy(np.ascontiguousarray(self.table))
+
+    @cached_property
+    def host_positions(self) -> np.ndarray:
+        """[T] position of each token in its sequence."""
+        return expand(self.start, self.length)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """host_positions on the device."""
+        return self.move(self.host_positions)
+
+    @cached_property
+    def token_slots(self) -> Tensor:
+        """[T] state slot of each token."""
+        return self.move(np.repeat(self.slot, self.length))
+
+    def move(self, array: np.ndarray) -> Tensor:
+        """An int64 array on the device."""
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
+
+    def history(self, counts: np.ndarray) -> History:
+        """The last counts[r] tokens before each run, as something to read back from a ring."""
+        return History(self, counts)
+
+
+class History:
+    """Rows before each run that its tokens need: counts [R]. With the tokens they make up rows, run after run: history, then tokens."""
+
+    def __init__(self, runs: Runs, counts: np.ndarray) -> None:
+        self.runs, self.counts = runs, counts
+        self._kept: dict[int, Tensor | None] = {}
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """`counts` as a tensor on the host, for kernels that take the runs as they are."""
+        return torch.from_numpy(np.ascontiguousarray(self.counts))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """[R] row of each run's first history row."""
+        return ends(self.counts + self.runs.length)[:-1]
+
+    @cached_property
+    def read(self) -> tuple[Tensor, Tensor]:
+        """(slot, position) of each history row, run after run."""
+        slots, positions = np.repeat(self.runs.slot, self.counts), expand(self.runs.start - self.counts, self.counts)
+        return self.runs.move(slots), self.runs.move(positions)
+
+    @cached_property
+    def order(self) -> Tensor | None:
+        """Permutation of (all history, all tokens) into rows; None when that is their order already."""
+        if len(self.runs) == 1 or not self.counts.any():
+            return None
+        history, token = ends(self.counts)[:-1], int(self.counts.sum()) + self.runs.first
+        begins, lengths = np.column_stack((history, token)).ravel(), np.column_stack((self.counts, self.runs.length)).ravel()
+        return self.runs.move(expand(begins, lengths))
+
+    def kept(self, count: int) -> Tensor | None:
+        """Flat numbers of the last `count` tokens of each run; None when that is all of them."""
+        if count not in self._kept:
+            lengths = np.minimum(self.runs.length, count)
+            whole = bool((lengths == self.runs.length).all())
+            self._kept[count] = None if whole else self.runs.move(expand(self.runs.first + self.runs.length - lengths, lengths))
+        return self._kept[count]
+
+
+class Spans:
+    """Ranges of visible keys, one a query; never decreasing from query to query. Made by `window_spans` and `entry_spans`.
+
+    Attributes:
+        runs: what they follow from.  window: window size, 0 for entries.  ratio: tokens an entry, 0 for windows.
+    """
+
+    def __init__(self, runs: Runs, *, window: int = 0, ratio: int = 0, queries: int | None = None, cells: int | None = None) -> None:
+        self.runs, self.window, self.ratio = runs, window, ratio
+        self._queries = queries or max(16, min(QUERIES, CELLS // (runs.heads * runs.window)))
+        self._cells = cells or (CELLS if window else 16 * CELLS) // runs.heads
+
+    @cached_property
+    def host_first(self) -> np.ndarray:
+        """[T] first key of each query."""
+        if self.window:
+            return np.maximum(np.repeat(self.base, self.runs.length), self.host_last - self.window)
+        return np.repeat(self.base, self.runs.length)
+
+    @cached_property
+    def host_last(self) -> np.ndarray:
+        """[T] key after the last one of each query."""
+        if self.window:
+            return expand(self.base + self._history + 1, self.runs.length)
+        return np.repeat(self.base, self.runs.length) + (self.runs.host_positions + 1) // self.ratio
+
+    @cached_property
+    def base(self) -> np.ndarray:
+        """[R] flat number of each run's first key."""
+        return ends(self._history + self.runs.length if self.window else self.runs.stop // self.ratio)[:-1]
+
+    @cached_property
+    def base_tensor(self) -> Tensor:
+        """`base` as a tensor on the host."""
+        return torch.from_numpy(np.ascontiguousarray(self.base))
+
+    @property
+    def _history(self) -> np.ndarray:
+        return np.minimum(self.runs.start, self.window - 1)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """host_first on the device."""
+        return self.runs.move(self.host_first)
+
+    @cached_property
+    def last(self) -> Tensor:
+        """host_last on the device."""
+        return self.runs.move(self.host_last)
+
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        """(q0, q1, k0, k1) in order, covering all queries."""
+        runs = [(int(a), int(a + n)) for a, n in zip(self.runs.first, self.runs.length, strict=True)]
+        return _tiles(self.host_first, self.host_last, runs, self._queries, self._cells)
 
     def reach(self, q0: int, q1: int) -> tuple[int, int]:
         """The keys that queries q0..q1 see between them."""
@@ -43,36 +203,101 @@ class Spans:
         return (key < self.first[q0:q1].unsqueeze(1)) | (key >= self.last[q0:q1].unsqueeze(1))
 
 
-@dataclass(frozen=True)
-class Entries:
-    """Compressed entries of all runs of a batch in one layer.
+class Places:
+    """Pool rows of the flat entries of all runs: consecutive in training, block by block in inference.
 
-    Attributes:
-        pool: [P, C], the rows themselves.
-        rows: [n] int64, pool row of each flat entry; None when flat entry i is row base + i.
-        base: see rows.
+    Args:
+        spans: entry spans of the ratio.  tables: block numbers of each run; None when flat entry i is row i.  per_block: entries a block.
     """
 
+    def __init__(self, spans: Spans, tables: Sequence[Sequence[int] | np.ndarray] | None, per_block: int) -> None:
+        self.spans, self.per_block = spans, per_block
+        self._tables = None if tables is None else [np.asarray(t, dtype=np.int32) for t in tables]
+        if self._tables is not None:
+            visible = spans.runs.stop // spans.ratio
+            assert all(len(t) * per_block >= n for t, n in zip(self._tables, visible, strict=True)), "block table too short"
+
+    @cached_property
+    def table(self) -> Tensor | None:
+        """[R, widest] int32 block numbers on the host, short ones filled up; None in training."""
+        if self._tables is None:
+            return None
+        if len(self._tables) == 1:
+            return torch.from_numpy(self._tables[0]).unsqueeze(0)
+        out = np.zeros((len(self._tables), max(len(t) for t in self._tables)), dtype=np.int32)
+        for row, t in zip(out, self._tables, strict=True):
+            row[: len(t)] = t
+        return torch.from_numpy(out)
+
+    @cached_property
+    def new(self) -> Tensor:
+        """[n] pool rows of the entries that the runs complete."""
+        runs, m = self.spans.runs, self.spans.ratio
+        begin, count = runs.start // m, runs.stop // m - runs.start // m
+        if self._tables is None:
+            return runs.move(expand(self.spans.base + begin, count))
+        return runs.move(np.concatenate([self._rows(r, a, a + n) for r, (a, n) in enumerate(zip(begin, count, strict=True))]))
+
+    @cached_property
+    def rows(self) -> Tensor | None:
+        """[all] pool row of every visible flat entry; None when flat entry i is row base + i."""
+        return None if self._straight else self.spans.runs.move(self._all)
+
+    @cached_property
+    def base(self) -> int:
+        """See rows."""
+        return int(self._all[0]) if len(self._all) else 0
+
+    @cached_property
+    def _all(self) -> np.ndarray:
+        visible = self.spans.runs.stop // self.spans.ratio
+        if self._tables is None:
+            return np.arange(int(visible.sum()))
+        return np.concatenate([self._rows(r, 0, n) for r, n in enumerate(visible)])
+
+    @cached_property
+    def _straight(self) -> bool:
+        return bool((np.diff(self._all) == 1).all())
+
+    def _rows(self, run: int, a: int, b: int) -> np.ndarray:
+        entry = np.arange(a, b)
+        return self._tables[run][entry // self.per_block].astype(np.int64) * self.per_block + entry % self.per_block
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Compressed entries of all runs of a batch in one layer: the rows [P, C], and which are whose."""
+
     pool: Tensor
-    rows: Tensor | None = None
-    base: int = 0
+    places: Places
 
     def between(self, a: int, b: int) -> slice | Tensor:
         """Where flat entries a..b are in the pool: a slice, or row numbers [b - a]."""
-        return slice(self.base + a, self.base + b) if self.rows is None else self.rows[a:b]
+        rows, base = self.places.rows, self.places.base
+        return slice(base + a, base + b) if rows is None else rows[a:b]
 
     def at(self, flat: Tensor) -> Tensor:
         """Pool rows of any flat entry numbers (int64, non-negative)."""
-        return flat + self.base if self.rows is None else self.rows[flat]
+        rows = self.places.rows
+        return flat + self.places.base if rows is None else rows[flat]
 
 
-def make_spans(first: np.ndarray, last: np.ndarray, runs: Iterable[tuple[int, int]], device: torch.device, *, queries: int, cells: int) -> Spans:
-    """Spans with tiles of at most `queries` queries and about `cells` (query, key) pairs, a single query excepted.
+def expand(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """begins[0], begins[0] + 1, … (lengths[0] numbers), then begins[1], …"""
+    if len(begins) == 1:
+        return np.arange(begins[0], begins[0] + lengths[0])
+    shift = np.repeat(begins - ends(lengths)[:-1], lengths)
+    return np.arange(len(shift)) + shift
 
-    Args:
-        first, last: [T] int64 visible ranges, never decreasing.
-        runs: (q0, q1) of each run of queries, in order. A tile holds pieces of several runs only while it is small.
-    """
+
+def ends(lengths: np.ndarray) -> np.ndarray:
+    """Running sums with a zero in front: where each of several stretches begins, and where the last one ends."""
+    return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+
+
+def _tiles(first: np.ndarray, last: np.ndarray, runs: list[tuple[int, int]], queries: int, cells: int) -> list[Tile]:
+    """Tiles of at most `queries` queries and about `cells` (query, key) pairs, a single query excepted. A tile holds pieces of several
+    runs only while it is small."""
     tiles: list[Tile] = []
     for q0, q1 in runs:
         a = q0
@@ -86,4 +311,4 @@ def make_spans(first: np.ndarray, last: np.ndarray, runs: Iterable[tuple[int, in
             else:
                 tiles.append((a, b, int(first[a]), int(last[b - 1])))
             a = b
-    return Spans(torch.from_numpy(first).to(device), torch.from_numpy(last).to(device), first, last, tiles)
+    return tiles

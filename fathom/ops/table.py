@@ -35,11 +35,13 @@ class Kernels:
     index_topk: Callable[..., Tensor] = reference.index_topk
     linear: Callable[..., Tensor] = reference.linear
     linear_fp32: Callable[..., Tensor] = reference.linear_fp32
+    linear_fp32_pair: Callable[..., Tensor] = reference.linear_fp32_pair
     linear_grouped: Callable[..., Tensor] = reference.linear_grouped
     mhc_expand: Callable[..., Tensor] = reference.mhc_expand
     mhc_head: Callable[..., Tensor] = reference.mhc_head
     mhc_mix: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.mhc_mix
     norm_rope: Callable[..., Tensor] = reference.norm_rope
+    remember: Callable[..., Tensor] = reference.remember
     rms_norm: Callable[..., Tensor] = reference.rms_norm
     rope: Callable[..., Tensor] = reference.rope
     route: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.route

@@ -22,7 +22,7 @@ from ..config import ModelConfig, parameters
 from ..errors import UserError
 from .training import gradient_bytes, persistent_bytes
 
-TILE_QUERIES, TILE_CELLS = 128, 1 << 20  # of one attention tile at most (model/geometry.py)
+TILE_QUERIES, TILE_CELLS = 128, 1 << 20  # of one attention tile at most (ops/spans.py)
 GATHER_FROM = 6  # chosen entries are gathered once a tile sees more than so many times index_topk (ops/reference/attention.py)
 PADDED_UP_TO = 2.0  # rows of a padded expert layout over those that are needed (ops/reference/moe.py)
 LOGITS = 1 << 22  # logits of one slice of the cross-entropy (ops/reference/loss.py)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from fathom.ops import Entries, Spans, cross_entropy, make_spans, reference
+from fathom.ops import Entries, Spans, cross_entropy, reference
+from tests.ops.layouts import given_places, given_spans
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -16,12 +17,13 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def causal(T: int, width: int) -> Spans:
     last = np.arange(1, T + 1)
-    return make_spans(np.maximum(0, last - width), last, [(0, T)], torch.device("cpu"), queries=3, cells=1000)
+    return given_spans(np.maximum(0, last - width), last)
 
 
 def test_linear() -> None:
     assert gradcheck(reference.linear, (rand(3, 4), rand(5, 4)))
     assert gradcheck(reference.linear_fp32, (rand(3, 4), rand(5, 4)))
+    assert gradcheck(reference.linear_fp32_pair, (rand(3, 4), rand(5, 4), rand(5, 4, seed=1)))
     assert gradcheck(reference.linear_grouped, (rand(3, 2, 4), rand(6, 4)))
 
 
@@ -48,8 +50,8 @@ def test_compress(overlap: bool) -> None:
     previous = torch.tensor([[-1, -1], [0, 1]]) if overlap else None
     P = 2 * C if overlap else C
     cos, sin = torch.ones(2, 1, dtype=torch.float64) * 0.6, torch.ones(2, 1, dtype=torch.float64) * 0.8
-    assert gradcheck(lambda kv, gate, ape, norm: reference.compress(kv, gate, ape, own, previous, norm, 1e-6, cos, sin, torch.float64),
-                     (rand(5, P), rand(5, P, seed=1), rand(m, P), rand(C)))
+    assert gradcheck(lambda rows, ape, norm: reference.compress(rows, ape, own, previous, norm, 1e-6, cos, sin, torch.float64),
+                     (rand(5, 2, P), rand(m, P), rand(C)))
 
 
 @pytest.mark.parametrize("kind", ["window", "dense", "block", "gather"])
@@ -58,14 +60,14 @@ def test_attend(kind: str) -> None:
     window, spans, chosen = causal(T, 3), None, None
     if kind != "window":
         last = np.arange(T) * 20 // T if kind == "gather" else np.arange(T) // 2
-        spans = make_spans(np.zeros(T, np.int64), last, [(0, T)], torch.device("cpu"), queries=3, cells=1000)
+        spans = given_spans(np.zeros(T, np.int64), last)
         if kind != "dense":
             picks = [[e if e < n else -1 for e in (0, 2)] for n in last]
             chosen = torch.tensor(picks)
     pool = rand(20, C)
 
     def f(q: torch.Tensor, kv: torch.Tensor, sink: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
-        return reference.attend(q, kv, window, sink, None if kind == "window" else Entries(pool), spans, chosen)
+        return reference.attend(q, kv, window, sink, None if kind == "window" else Entries(pool, given_places()), spans, chosen)
 
     assert gradcheck(f, (rand(T, H, C), rand(T, C), rand(H), pool))
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fathom.model import Batch, Transformer
-from fathom.ops import Entries, make_spans, reference
+from fathom.ops import Entries, reference
+from tests.ops.layouts import given_places, given_spans
 from tests.oracle import randomise, tiny_config
 
 T, H, C, J, K = 6, 2, 4, 3, 5
@@ -16,9 +17,9 @@ def inputs(reach: int) -> tuple:
     g = torch.Generator().manual_seed(1)
     r = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)
     ends = np.arange(1, T + 1)
-    window = make_spans(np.maximum(0, ends - 2), ends, [(0, T)], torch.device("cpu"), queries=4, cells=99)
+    window = given_spans(np.maximum(0, ends - 2), ends)
     last = np.minimum(ends - 1, 5) * reach // 5
-    spans = make_spans(np.zeros(T, np.int64), last, [(0, T)], torch.device("cpu"), queries=4, cells=99)
+    spans = given_spans(np.zeros(T, np.int64), last)
     return r(T, J, K), r(T, J), r(reach, K), r(T, H, C), r(T, C), window, r(H), r(reach, C), spans, last
 
 
@@ -30,7 +31,7 @@ def test_equals_the_formula(reach: int, top_k: int | None) -> None:
     iq, w, ik = (x.requires_grad_() for x in (iq, w, ik))
 
     def loss(iq: torch.Tensor, w: torch.Tensor, ik: torch.Tensor) -> torch.Tensor:
-        return reference.index_loss(iq, w, Entries(ik), q, kv, window, sink, Entries(pool), spans, chosen)
+        return reference.index_loss(iq, w, Entries(ik, given_places()), q, kv, window, sink, Entries(pool, given_places()), spans, chosen)
 
     expected = torch.zeros((), dtype=torch.float64)
     for t in range(T):

@@ -7,12 +7,13 @@ from .attention import attend
 from .compress import compress
 from .index import index_topk
 from .index_loss import index_loss
-from .linear import linear, linear_fp32, linear_grouped
+from .linear import linear, linear_fp32, linear_fp32_pair, linear_grouped
 from .loss import cross_entropy
 from .mhc import mhc_expand, mhc_head, mhc_mix
 from .moe import experts
 from .norm import norm_rope, rms_norm, rope
+from .remember import remember
 from .route import route
 
-__all__ = ["attend", "compress", "cross_entropy", "experts", "index_loss", "index_topk", "linear", "linear_fp32", "linear_grouped", "mhc_expand",
-           "mhc_head", "mhc_mix", "norm_rope", "rms_norm", "rope", "route"]
+__all__ = ["attend", "compress", "cross_entropy", "experts", "index_loss", "index_topk", "linear", "linear_fp32", "linear_fp32_pair", "linear_grouped",
+           "mhc_expand", "mhc_head", "mhc_mix", "norm_rope", "remember", "rms_norm", "rope", "route"]

@@ -14,12 +14,12 @@ from torch import Tensor
 from .norm import norm_rope
 
 
-def compress(kv: Tensor, gate: Tensor, ape: Tensor, own: Tensor, previous: Tensor | None, norm: Tensor, eps: float, cos: Tensor,
-             sin: Tensor, dtype: torch.dtype) -> Tensor:
+def compress(rows: Tensor, ape: Tensor, own: Tensor, previous: Tensor | None, norm: Tensor, eps: float, cos: Tensor, sin: Tensor,
+             dtype: torch.dtype) -> Tensor:
     """Entries of complete windows.
 
     Args:
-        kv, gate: projections [R, P], fp32 or wider.  ape: [m, P].
+        rows: projections kv' and gate, [R, 2, P], fp32 or wider.  ape: [m, P].
         own: [n, m] int64, rows of each entry's own window.
         previous: [n, m] rows of the window before (CSA), -1 where there is none; None for HCA.
         norm: RMSNorm weight [C].  cos, sin: [n, C_rope/2] at the windows' first positions.
@@ -27,6 +27,7 @@ def compress(kv: Tensor, gate: Tensor, ape: Tensor, own: Tensor, previous: Tenso
     Returns:
         [n, C] in `dtype`.
     """
+    kv, gate = rows.unbind(1)
     values, logits = kv[own], gate[own] + ape  # [n, m, P]
     if previous is not None:
         C = kv.shape[1] // 2

@@ -4,6 +4,7 @@ Weights may be wider than the activations (fp32 masters under bf16 compute): the
 product, so gradients reach the masters through the rounding. `linear_fp32` goes the other way; V4 computes its compressor
 projections, router and logits in fp32 whatever the model's precision (SPEC 2 and 3).
 """
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +20,11 @@ def linear_fp32(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., in] · weight [out, in]ᵀ → [..., out] in at least fp32."""
     x = widen(x)
     return F.linear(x, weight.to(x.dtype))
+
+
+def linear_fp32_pair(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Two products of x [T, in] with weights [out, in], side by side: [T, 2, out] in at least fp32."""
+    return linear_fp32(x, torch.cat((first, second))).unflatten(-1, (2, -1))
 
 
 def linear_grouped(x: Tensor, weight: Tensor) -> Tensor:
