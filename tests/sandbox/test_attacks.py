@@ -341,13 +341,15 @@ def test_killing_us_kills_it(tmp_path, boxes):
     """SIGKILL to the caller, which can't clean up: the program goes with it."""
     boxes("as_we_are")
     marker = f"76543.{os.getpid()}{time.monotonic_ns()}"
-    program = f"from fathom.sandbox import Sandbox\nSandbox().run(['/bin/sleep', '{marker}'])"
-    caller = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+    program = "import sys\nfrom fathom.sandbox import Sandbox\nSandbox().run(['/bin/sleep', sys.stdin.readline()])"
+    caller = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 20
-        while len(processes(marker)) < 2 and time.monotonic() < deadline:  # the caller's own command line holds the marker too
+        caller.stdin.write(marker)
+        caller.stdin.close()
+        deadline = time.monotonic() + 60
+        while not processes(marker) and caller.poll() is None and time.monotonic() < deadline:  # only the sleeper's own command line holds it
             time.sleep(0.02)
-        assert len(processes(marker)) >= 2
+        assert processes(marker)
     finally:
         caller.kill()
         caller.wait()
