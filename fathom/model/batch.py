@@ -3,24 +3,34 @@
 A run is a stretch of consecutive tokens of one sequence. A packed training row is runs that all start at 0; a whole prompt is one
 run; a chunk of a prompt is one run that starts later; sixteen decoding sequences are sixteen runs of one token. They are all the
 same call. Runs that continue a sequence need a state: `slot` is the sequence's row in it and `blocks` its block table.
+
+Two more things serve caches of earlier state. Entries up to position `known` are in the blocks already: windows before it are read, not
+compressed again. `marks` are positions of which the state is wanted as it was just before them (State.captured).
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens start..start+length of one sequence; slot and blocks locate its state (unused in stateless forwards)."""
+    """Tokens start..start+length of one sequence; slot and blocks locate its state (unused in stateless forwards).
+
+    known: a multiple of the block size; 0 where every window is this sequence's own to compress.
+    marks: ascending, in start..start+length; multiples of the ratios of the blocks that are run.
+    """
 
     start: int
     length: int
     slot: int = 0
-    blocks: tuple[int, ...] = ()
+    blocks: Sequence[int] | np.ndarray = ()
+    known: int = 0
+    marks: tuple[int, ...] = ()
 
     @property
     def stop(self) -> int:

@@ -11,6 +11,7 @@ Numbers are worked out on the host with numpy, when a kernel first asks for them
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -30,7 +31,8 @@ class Geometry:
         self.config, self.batch, self.paged, self._frequency = config, batch, paged, frequency
         assert paged or all(r.start == 0 for r in batch.runs), "a run that continues a sequence needs a state"
         self.runs = Runs([(r.length, r.start, r.slot) for r in batch.runs], heads=config.num_attention_heads, window=config.sliding_window,
-                         device=batch.token_ids.device)
+                         device=batch.token_ids.device, known=[r.known for r in batch.runs])
+        self.marks = [(number, mark) for number, r in enumerate(batch.runs) for mark in r.marks]
         self._by_ratio: dict[int, Compression] = {}
         self._angles: dict[bool, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -51,11 +53,16 @@ class Geometry:
         """Window rows each query sees."""
         return Spans(self.runs, window=self.config.sliding_window)
 
+    @cached_property
+    def window_marks(self) -> Tensor:
+        """[marks, W - 1] rows (of history and tokens) before each mark; where a sequence has fewer, its first row again."""
+        return self.runs.move(_rows_before(self.marks, self.window_history, self.config.sliding_window - 1))
+
     def compression(self, ratio: int) -> Compression:
         """Geometry of compression with this ratio."""
         if ratio not in self._by_ratio:
             tables = [r.blocks for r in self.batch.runs] if self.paged else None
-            self._by_ratio[ratio] = Compression(self.runs, ratio, tables, self.config.block_size // ratio, self._frequency[True])
+            self._by_ratio[ratio] = Compression(self.runs, ratio, tables, self.config.block_size // ratio, self._frequency[True], self.marks)
         return self._by_ratio[ratio]
 
 
@@ -64,22 +71,32 @@ class Compression:
 
     Attributes:
         spans: visible flat entries of each query.  places: where entries are in the pools.
-        count: entries that the batch completes, n.  history: waiting tokens that they are also made of.
+        count: entries that the batch makes, n.  history: waiting tokens that they (and what marks want) are also made of.
     """
 
-    def __init__(self, runs: Runs, ratio: int, tables: list[tuple[int, ...]] | None, per_block: int, frequency: Tensor) -> None:
+    def __init__(self, runs: Runs, ratio: int, tables: list[Sequence[int] | np.ndarray] | None, per_block: int, frequency: Tensor,
+                 marks: list[tuple[int, int]]) -> None:
         self.runs, self.ratio, self.overlap, self._frequency = runs, ratio, ratio == CSA_RATIO, frequency
         self.spans = Spans(runs, ratio=ratio)
         self.places = Places(self.spans, tables, per_block)
-        self._begin = runs.start // ratio
-        self._completed = runs.stop // ratio - self._begin
-        self.count = int(self._completed.sum())
+        self._begin, self._made = runs.made(ratio)
+        self.count = int(self._made.sum())
+        self._marks = marks
+        assert all(mark % ratio == 0 for _, mark in marks), "a mark within a window"
 
     @cached_property
     def history(self) -> History:
         """Tokens before each run that its new entries are made of: an unfinished window, for CSA also the full one before it."""
         oldest = np.maximum(0, self._begin - self.overlap) * self.ratio
-        return self.runs.history(np.where(self._completed > 0, self.runs.start - oldest, 0))
+        counts = np.where(self._made > 0, np.maximum(0, self.runs.start - oldest), 0)
+        for run, mark in self._marks if self.overlap else ():
+            counts[run] = max(counts[run], self.runs.start[run] - max(0, mark - self.ratio))
+        return self.runs.history(counts)
+
+    @cached_property
+    def tail_marks(self) -> Tensor | None:
+        """[marks, m] rows (of history and tokens) of the last full window before each mark (CSA); None where nothing waits at a mark."""
+        return self.runs.move(_rows_before(self._marks, self.history, self.ratio)) if self.overlap else None
 
     @cached_property
     def position(self) -> Tensor:
@@ -103,9 +120,17 @@ class Compression:
 
     @cached_property
     def _host_position(self) -> np.ndarray:
-        return expand(self._begin, self._completed) * self.ratio
+        return expand(self._begin, self._made) * self.ratio
 
     def _sources(self, begins: np.ndarray) -> np.ndarray:
-        row = np.repeat(ends(self.history.counts + self.runs.length)[:-1] - (self.runs.start - self.history.counts), self._completed)
+        row = np.repeat(ends(self.history.counts + self.runs.length)[:-1] - (self.runs.start - self.history.counts), self._made)
         at = begins[:, None] + np.arange(self.ratio)
         return np.where(at < 0, -1, at + row[:, None])
+
+
+def _rows_before(marks: list[tuple[int, int]], history: History, count: int) -> np.ndarray:
+    """[marks, count] rows of history and tokens of the `count` positions before each (run, mark)."""
+    run, mark = np.array(marks, dtype=np.int64).reshape(-1, 2).T
+    oldest = history.offsets[run]
+    last = oldest + mark - (history.runs.start - history.counts)[run]
+    return np.maximum(last[:, None] + np.arange(-count, 0), oldest[:, None])

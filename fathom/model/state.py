@@ -9,9 +9,13 @@ Both offer the same three calls, in which new values go in and everything a quer
 `Scratch` builds them functionally, so gradients flow. `State` holds the buffers of `plan.layout` for a fixed number of sequences
 and blocks and writes in place; which slot and which blocks a sequence gets is the engine's choice. Rings are indexed by position,
 so nothing has to be cleared or shifted: a new sequence in an old slot overwrites what it will read.
+
+What a sequence needs beside its blocks to go on at a mark (a block's end) is captured while its tokens pass, so a long run can leave
+several behind it: window rows, and for CSA series "a" of the last full window. `restore` puts it into a slot.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -66,6 +70,8 @@ class State:
         self.config, self.num_slots, self.num_blocks = config, num_slots, num_blocks
         self.layout = state_layout(config, precision, drafts=drafts, mtp=mtp)
         self.buffers: dict[str, Tensor] = {}
+        self.captured: dict[str, Tensor] = {}
+        """By buffer, [marks, rows, ...] of the marks of the last forward of each block, in the batch's order."""
         for b in self.layout:
             units = num_slots if b.per == "sequence" else num_blocks
             self.buffers[b.name] = torch.empty((units, *b.shape), dtype=getattr(torch, b.dtype), device=device)
@@ -82,11 +88,17 @@ class State:
 
     def window(self, block: int, kv: Tensor, geometry: Geometry, k: Kernels) -> Tensor:
         """History from the ring, then the tokens; the last tokens replace the oldest rows of the ring."""
-        return k.remember(self._buffer(block, "window"), kv, geometry.window_history)
+        rows = k.remember(self._buffer(block, "window"), kv, geometry.window_history)
+        if geometry.marks:
+            self.captured[f"{block_name(self.config, block)}.window"] = rows[geometry.window_marks]
+        return rows
 
     def tail(self, block: int, part: str, values: Tensor, c: Compression, k: Kernels) -> Tensor:
         """Waiting projections, then the tokens'; the last tokens go into the ring."""
-        return k.remember(self._buffer(block, part + "tail"), values, c.history)
+        rows = k.remember(self._buffer(block, part + "tail"), values, c.history)
+        if c.tail_marks is not None and len(c.tail_marks):
+            self.captured[f"{block_name(self.config, block)}.{part}tail"] = rows[c.tail_marks][..., : rows.shape[-1] // 2]
+        return rows
 
     def entries(self, block: int, part: str, new: Tensor | None, c: Compression) -> Entries:
         """Writes the new entries to their pool rows."""
@@ -94,6 +106,20 @@ class State:
         if new is not None:
             pool[c.places.new] = new
         return Entries(pool, c.places)
+
+    def restore(self, slot: int, position: int, captured: Mapping[str, Tensor]) -> None:
+        """Lets the sequence in `slot` go on at `position`, from what was captured [rows, ...] at that mark."""
+        for name, rows in captured.items():
+            ring = self.buffers[name]
+            count = min(len(rows), position)
+            where = torch.arange(position - count, position, device=ring.device) % ring.shape[1]
+            ring[slot, where, ..., : rows.shape[-1]] = rows[len(rows) - count :].to(ring.device)
+
+    def clear(self, slot: int) -> None:
+        """Zeros the rings of a slot, for a sequence that begins in the middle: its first windows aren't right, but they are numbers."""
+        for b in self.layout:
+            if b.per == "sequence":
+                self.buffers[b.name][slot] = 0
 
     def _buffer(self, block: int, name: str) -> Tensor:
         return self._by_block[block, name]

@@ -28,15 +28,18 @@ class Runs:
 
     Attributes:
         table: [R, 4] int64 on the host: first flat token, length, position of the first token, state slot.
+        known: [R] entries of windows before this position aren't made again.
         heads: query heads, by which tiles are sized.  device: where index tensors are made.
     """
 
-    def __init__(self, stretches: Sequence[tuple[int, int, int]], *, heads: int, window: int, device: torch.device) -> None:
+    def __init__(self, stretches: Sequence[tuple[int, int, int]], *, heads: int, window: int, device: torch.device,
+                 known: Sequence[int] | None = None) -> None:
         """stretches: (length, start, slot) of each run.  window: keys a query sees at most nearby; tiles are sized for it."""
         length = np.array([s[0] for s in stretches], dtype=np.int64)
         first = np.concatenate((np.zeros(1, np.int64), length.cumsum()[:-1]))
         rest = np.array([s[1:] for s in stretches], dtype=np.int64).reshape(-1, 2)
         self.table = np.column_stack((first, length, rest))
+        self.known = np.array(known if known is not None else np.zeros(len(length)), dtype=np.int64)
         self.heads, self.window, self.device = heads, window, device
 
     def __len__(self) -> int:
@@ -66,6 +69,11 @@ class Runs:
     def slot(self) -> np.ndarray:
         """[R] state slot of each run."""
         return self.table[:, 3]
+
+    def made(self, ratio: int) -> tuple[np.ndarray, np.ndarray]:
+        """[R] first entry that each run makes, [R] how many."""
+        begin = np.clip(self.known, self.start, self.stop) // ratio
+        return begin, self.stop // ratio - begin
 
     @cached_property
     def tensor(self) -> Tensor:
@@ -231,9 +239,9 @@ class Places:
 
     @cached_property
     def new(self) -> Tensor:
-        """[n] pool rows of the entries that the runs complete."""
-        runs, m = self.spans.runs, self.spans.ratio
-        begin, count = runs.start // m, runs.stop // m - runs.start // m
+        """[n] pool rows of the entries that the runs make."""
+        runs = self.spans.runs
+        begin, count = runs.made(self.spans.ratio)
         if self._tables is None:
             return runs.move(expand(self.spans.base + begin, count))
         return runs.move(np.concatenate([self._rows(r, a, a + n) for r, (a, n) in enumerate(zip(begin, count, strict=True))]))

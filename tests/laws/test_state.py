@@ -92,6 +92,44 @@ def test_mixed_batches_equal_alone(model: Transformer, tokens: torch.Tensor) -> 
         torch.testing.assert_close(torch.cat(rows), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("cuts", [[], [32, 48], list(range(7, LENGTH, 7)), list(range(LENGTH))])
+def test_a_sequence_goes_on_from_what_was_captured_at_a_mark(model: Transformer, tokens: torch.Tensor, whole: torch.Tensor, cuts: list[int]) -> None:
+    """However the run was cut in which the mark lay, and with a stranger's run beside it; blocks are shared with the first sequence."""
+    state, blocks, size = new_state(mtp=True), table(5), CONFIG.block_size
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    ends = sorted({0, *cuts, LENGTH})
+    for a, b in zip(ends, ends[1:], strict=False):
+        marks = tuple(p for p in range(size, LENGTH, size) if a < p <= b)
+        stranger = Run(0, 3, 3, (63,))
+        model(Batch(torch.cat((tokens[:3], tokens[a:b])), (stranger, Run(a, b - a, 0, blocks, marks=marks))), state)
+        for i, p in enumerate(marks):
+            kept[p] = {name: rows[i].clone() for name, rows in state.captured.items()}
+    for p, captured in kept.items():
+        state.restore(1, p, captured)
+        own = (*blocks[: p // size], *(b for b in range(64) if b not in blocks and b != 63))
+        got = model(Batch(tokens[p:], (Run(p, LENGTH - p, 1, own[: len(blocks)]),)), state).hidden
+        torch.testing.assert_close(got, whole[p:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [LENGTH, 50, 16, 3])
+def test_windows_and_tails_come_back_from_entries_alone(model: Transformer, tokens: torch.Tensor, whole: torch.Tensor, step: int) -> None:
+    """Rings are lost, blocks are kept: the last layers·(W - 1) tokens make the rings again and leave the blocks as they are."""
+    state, blocks, known = new_state(), table(6), 256
+    model(Batch(tokens[:known], (Run(0, known, 0, blocks),)), state)
+    before = {b.name: state.buffers[b.name][list(blocks[: known // CONFIG.block_size])].clone() for b in state.layout if b.per == "block"}
+    start = known - CONFIG.num_hidden_layers * (CONFIG.sliding_window - 1)
+    state.clear(2)
+    rows = [model(Batch(tokens[a : a + step], (Run(a, min(step, LENGTH - a), 2, blocks, known=known),)), state).hidden
+            for a in range(start, LENGTH, step)]
+    torch.testing.assert_close(torch.cat(rows)[known - start :], whole[known:], atol=1e-5, rtol=1e-5)
+    for name, rows in before.items():
+        assert torch.equal(rows, state.buffers[name][list(blocks[: known // CONFIG.block_size])])
+    state.clear(2)
+    late = start + 2 * (CONFIG.sliding_window - 1)
+    got = model(Batch(tokens[late:], (Run(late, LENGTH - late, 2, blocks, known=known),)), state).hidden
+    assert (got[known - late :] - whole[known:]).abs().max() > 1e-4, "fewer tokens don't suffice, so the count is no luck"
+
+
 def test_packed_equals_alone(model: Transformer, tokens: torch.Tensor) -> None:
     documents = [tokens[:100], tokens[100:103], tokens[3:4], tokens[90:290]]
     packed = model(Batch.pack(documents)).hidden.split([len(d) for d in documents])
