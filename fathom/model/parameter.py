@@ -6,6 +6,7 @@ on another device or in pieces starts from the same weights.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,15 @@ MHC_SCALE = 0.01  # the report says "small" and gives no number; streams then st
 
 
 class Builder:
-    """Hands out the parameters of one model; every row must be asked for exactly once (`finish`)."""
+    """Hands out the parameters of one model; every row must be asked for exactly once (`finish`).
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str | None) -> None:
+    With a packer (see ops.table), weights that take part in products are made by it; `packed` has them by name.
+    """
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str | None, packer: Any = None) -> None:
         self.rows = {p.name: p for p in parameters(config)}
-        self.dtype, self.device, self.waiting = dtype, device, set(self.rows)
+        self.dtype, self.device, self.packer, self.waiting = dtype, device, packer, set(self.rows)
+        self.packed: dict[str, Any] = {}
 
     def weight(self, name: str) -> nn.Module:
         """A module that holds the table's `name`.weight as its `weight`."""
@@ -31,13 +36,17 @@ class Builder:
     def add(self, module: nn.Module, name: str) -> None:
         """Registers the table's row `name` on `module` under its last part: a parameter, or a buffer if no optimizer trains it."""
         row, attribute = self.rows[name], name.rsplit(".", 1)[-1]
+        self.waiting.remove(name)
+        if self.packer is not None and row.role:
+            self.packed[name] = self.packer.place(name, row.role, row.shape, len(row.row_parts))
+            setattr(module, attribute, self.packed[name])
+            return
         dtype = torch.int64 if row.storage == "int64" else torch.float32 if row.dtype_fp32 else self.dtype
         values = torch.empty(row.shape, dtype=dtype, device=self.device)
         if row.optimizer == "none":
             module.register_buffer(attribute, values)
         else:
             module.register_parameter(attribute, nn.Parameter(values))
-        self.waiting.remove(name)
 
     def finish(self) -> None:
         """Every row of the table has a place in the module tree."""

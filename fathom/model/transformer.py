@@ -49,7 +49,7 @@ class Transformer(nn.Module):
     Args:
         dtype: storage of the matrices.  compute_dtype: type of activations; `dtype` unless given.
         device: where the (uninitialised) parameters are made; "meta" makes none.
-        rows: faster kernels to prefer (see ops.table).
+        rows: faster kernels to prefer (see ops.table). Kernels with a weight layout of their own make a model for inference only.
 
     Use `init_weights` for a new model or load a checkpoint into `tensors()`.
     """
@@ -58,7 +58,8 @@ class Transformer(nn.Module):
                  device: torch.device | str | None = None, rows: tuple[Row, ...] = ()) -> None:
         super().__init__()
         self.config, self.dtype, self.compute_dtype, self.rows = config, dtype, compute_dtype or dtype, rows
-        build = Builder(config, dtype, device)
+        packer = select(torch.device(device or "cpu").type, _PRECISION[self.compute_dtype], training=False, rows=rows)[0].packer
+        build = Builder(config, dtype, device, packer() if packer else None)
         self.embed = build.weight("embed")
         self.layers = nn.ModuleList(Block(config, i, f"layers.{i}", build) for i in range(config.num_hidden_layers))
         for part in ("fn", "base", "scale"):
@@ -66,12 +67,13 @@ class Transformer(nn.Module):
         self.norm, self.head = build.weight("norm"), build.weight("head")
         self.mtp = build_mtp(config, build)
         build.finish()
+        self._packed = build.packed
         self._frequency: dict[bool, Tensor] = {}
         self._kernels: dict[tuple[str, bool], Kernels] = {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every parameter and table by its name in the table, sharing memory with the model."""
-        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        """Every parameter and table by its name in the table, sharing memory with the model; packed weights are written like tensors."""
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers()), **self._packed}
         return {p.name: own[p.name].detach() for p in parameters(self.config)}
 
     def init_weights(self, seed: int) -> None:
@@ -110,8 +112,8 @@ class Transformer(nn.Module):
         return self.kernels().linear_fp32(hidden, self.head.weight)
 
     def kernels(self) -> Kernels:
-        """The kernels in use on the model's device, with a backward pass if gradients are on. Chosen once for each."""
-        key = (self.embed.weight.device.type, torch.is_grad_enabled())
+        """The kernels in use on the model's device, with a backward pass if gradients are on (never for packed weights). Chosen once for each."""
+        key = (self.embed.weight.device.type, torch.is_grad_enabled() and not self._packed)
         if key not in self._kernels:
             self._kernels[key] = select(key[0], _PRECISION[self.compute_dtype], training=key[1], rows=self.rows)[0]
         return self._kernels[key]

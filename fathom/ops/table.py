@@ -26,7 +26,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Kernels:
-    """One callable per operator; signatures and contracts are the reference functions'."""
+    """One callable per operator; signatures and contracts are the reference functions'.
+
+    packer: makes what holds the weights in these kernels' own layout (ops/native/packed.py); None where weights are plain tensors.
+    """
 
     attend: Callable[..., Tensor] = reference.attend
     compress: Callable[..., Tensor] = reference.compress
@@ -45,14 +48,15 @@ class Kernels:
     rms_norm: Callable[..., Tensor] = reference.rms_norm
     rope: Callable[..., Tensor] = reference.rope
     route: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.route
+    packer: Callable[[], Any] | None = None
 
 
-OPERATORS: tuple[str, ...] = tuple(Kernels.__dataclass_fields__)
+OPERATORS: tuple[str, ...] = tuple(name for name in Kernels.__dataclass_fields__ if name != "packer")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table. device and precision "any" match all; `reason` says why the row is (not) used."""
+    """One row of the table. device and precision "any" match all; `reason` says why the row is (not) used; `packer` as in Kernels."""
 
     operator: str
     device: str
@@ -61,6 +65,7 @@ class Row:
     source: str
     kernel: Callable | None
     reason: str
+    packer: Callable[[], Any] | None = None
 
 
 def reference_rows() -> list[Row]:
@@ -81,10 +86,13 @@ def select(device_type: str, precision: str, *, training: bool, rows: Sequence[R
     """
     if precision not in PRECISIONS:
         raise UserError("precision", precision, f"one of {', '.join(PRECISIONS)}")
+    reads_weights = ("experts", "linear", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_head", "mhc_mix")
     chosen: dict[str, Row] = {}
     kernels: dict[str, Any] = {}
     for row in [*rows, *reference_rows()]:
         fits = row.device in ("any", device_type) and row.precision in ("any", precision) and (row.backward or not training)
         if fits and row.kernel is not None and row.operator not in chosen:
             chosen[row.operator], kernels[row.operator] = row, row.kernel
-    return Kernels(**kernels), [chosen[name] for name in OPERATORS]
+    packers = {row.packer for name, row in chosen.items() if name in reads_weights}
+    assert len(packers) == 1, "operators that read weights must agree on their layout"
+    return Kernels(**kernels, packer=packers.pop()), [chosen[name] for name in OPERATORS]

@@ -1,0 +1,137 @@
+"""The native operators under the reference's signatures, and their rows in the kernel table.
+
+They serve inference on a CPU in bf16: no gradients, packed weights (packed.py). A token's result has the same bits whatever batch it
+comes in and however many threads there are. `mhc_expand` writes into the streams it is given.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..spans import Entries, History, Spans
+from ..table import Row
+from .library import load
+from .packed import Experts, Grouped, Packed, Packer, Split
+
+BF16 = 0  # table.h: Format
+WIDEST = 1024  # values of a key at most (src/products.h)
+MOST_STREAMS = 8  # src/mhc.h
+
+
+def rows(isa: str | None = None, *, head_dim: int, index_head_dim: int, streams: int) -> list[Row]:
+    """Rows of the kernel table for a model of these sizes; rows without a kernel say why.
+
+    Args:
+        isa: the instruction set to use; the best there is unless given.
+
+    Raises:
+        UserError: an instruction set that was asked for and can't be had.
+    """
+    ext, name = load(isa)
+    reason = name if ext is None else ""
+    for what, size in (("head_dim", head_dim), ("index_head_dim", index_head_dim)):
+        if size % 2 or size > WIDEST:
+            ext, reason = None, f"{what} = {size} is odd or above {WIDEST}"
+    if streams > MOST_STREAMS:
+        ext, reason = None, f"hc_mult = {streams} is above {MOST_STREAMS}"
+    if ext is None:
+        return [Row(op, "cpu", "bf16", False, "native", None, reason) for op in OPERATORS]
+    kernels = Native(ext)
+    why = "asked for" if isa else "the best that this processor and system have"
+    return [Row(op, "cpu", "bf16", False, f"native {name}", getattr(kernels, op), why, Packer) for op in OPERATORS]
+
+
+class Native:
+    """Operators on one instruction set; contracts as the reference functions'."""
+
+    def __init__(self, ext: Any) -> None:
+        self.ext = ext
+
+    def linear(self, x: Tensor, weight: Packed) -> Tensor:
+        """[..., columns] → [..., rows], bf16."""
+        return self._product(x, weight, 0)
+
+    def linear_fp32(self, x: Tensor, weight: Packed) -> Tensor:
+        """[..., columns] → [..., rows], fp32."""
+        return self._product(x, weight, 1)
+
+    def _product(self, x: Tensor, weight: Packed, fp32: int) -> Tensor:
+        if x.dim() == 2:
+            return self.ext.linear(x, weight.data, None, weight.rows, weight.columns, BF16, fp32)
+        y = self.ext.linear(x.reshape(-1, weight.columns), weight.data, None, weight.rows, weight.columns, BF16, fp32)
+        return y.view(*x.shape[:-1], weight.rows)
+
+    def linear_fp32_pair(self, x: Tensor, first: Packed, second: Packed) -> Tensor:
+        """[T, columns] → [T, 2, rows], fp32."""
+        return self.ext.linear_pair(x, first.data, second.data, first.rows, first.columns)
+
+    def linear_grouped(self, x: Tensor, weight: Grouped) -> Tensor:
+        """[T, G, columns] → [T, rows], bf16."""
+        return self.ext.linear_grouped(x, weight.data, weight.rows // weight.groups, weight.columns)
+
+    def experts(self, x: Tensor, weights: Tensor, chosen: Tensor, w1: Experts, w2: Experts, w3: Experts, shared: tuple[Packed, Packed, Packed],
+                limit: float) -> Tensor:
+        """[T, D] → [T, D]; all matrices are those of one bank."""
+        return self.ext.experts(x, weights, chosen, w1.bank.pointers, w1.bank.width, BF16, BF16, limit)
+
+    def route(self, logits: Tensor, *, bias: Tensor | None, chosen: Tensor | None, top_k: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, weights, experts."""
+        return self.ext.route(logits, bias, chosen, top_k, factor)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Like x."""
+        return self.ext.rms_norm(x, weight, eps)
+
+    def norm_rope(self, x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
+        """Like x."""
+        return self.ext.norm_rope(x, weight, eps, cos, sin)
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Like x."""
+        return self.ext.norm_rope(x, None, -1.0, cos, sin)
+
+    def mhc_mix(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, sinkhorn_steps: int, norm_eps: float,
+                eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """h, post, comb."""
+        p = fn.packed
+        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, BF16, scale, base, sinkhorn_steps, norm_eps, eps)
+
+    def mhc_head(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, norm_eps: float, eps: float) -> Tensor:
+        """h [T, D]."""
+        p = fn.packed
+        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, BF16, scale, base, 0, norm_eps, eps)
+
+    def mhc_expand(self, X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+        """X, changed in place (a copy of it where its streams share memory)."""
+        return self.ext.mhc_expand(X.contiguous(), out, post, comb)
+
+    def remember(self, ring: Tensor, values: Tensor, history: History) -> Tensor:
+        """Rows of history and tokens."""
+        return self.ext.remember(ring, values, history.runs.tensor, history.tensor)
+
+    def compress(self, rows: Tensor, ape: Tensor, own: Tensor, previous: Tensor | None, norm: Tensor, eps: float, cos: Tensor, sin: Tensor,
+                 dtype: torch.dtype) -> Tensor:
+        """Entries [n, C]."""
+        assert dtype == torch.bfloat16
+        return self.ext.compress(rows, ape, own, previous, norm, eps, cos, sin)
+
+    def index_topk(self, q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int) -> Tensor:
+        """[T, top_k]."""
+        places = entries.places
+        return self.ext.index_topk(q, w, entries.pool, places.table, spans.base_tensor, places.per_block, spans.runs.tensor, spans.base_tensor,
+                                   spans.ratio, top_k)
+
+    def attend(self, q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries: Entries | None = None, entry_spans: Spans | None = None,
+               chosen: Tensor | None = None) -> Tensor:
+        """Like q."""
+        if entries is None or entry_spans is None:
+            return self.ext.attend(q, window, window_spans.window, sink, None, None, None, 0, window_spans.runs.tensor, None, 0, None)
+        places, base = entries.places, entry_spans.base_tensor
+        return self.ext.attend(q, window, window_spans.window, sink, entries.pool, places.table, base, places.per_block, window_spans.runs.tensor, base,
+                               entry_spans.ratio, chosen)
+
+
+OPERATORS = ("attend", "compress", "experts", "index_topk", "linear", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_expand", "mhc_head",
+             "mhc_mix", "norm_rope", "remember", "rms_norm", "rope", "route")

@@ -1,0 +1,398 @@
+// The door to Python: a type `Kernels`, one object an instruction set, whose methods are the operators.
+//
+// Methods take tensors and numbers by position; the wrappers in kernels.py give them their names and contracts. Checked here: type,
+// device, contiguity and sizes of everything whose address is handed on. Long calls let other Python threads run.
+#include <Python.h>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "table.h"
+
+using at::Tensor;
+using fathom::Pages;
+using fathom::Run;
+using fathom::Table;
+using fathom::Weight;
+
+extern "C" {
+#define FATHOM_DECLARE(isa) const Table* fathom_table_##isa();
+FATHOM_TABLES(FATHOM_DECLARE)
+#undef FATHOM_DECLARE
+}
+
+namespace {
+
+struct Object {
+    PyObject_HEAD
+    const Table* table;
+};
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+void require(bool fine, const char* what) {
+    if (!fine) throw std::invalid_argument(what);
+}
+
+const Tensor& any_tensor(PyObject* o) {
+    require(THPVariable_Check(o), "not a tensor");
+    const Tensor& t = THPVariable_Unpack(o);
+    require(t.is_cpu() && t.is_contiguous(), "not a contiguous tensor in main memory");
+    return t;
+}
+
+const Tensor& tensor(PyObject* o, at::ScalarType type) {
+    const Tensor& t = any_tensor(o);
+    require(t.scalar_type() == type, "a tensor of another type than the kernel takes");
+    return t;
+}
+
+const uint16_t* bf16(PyObject* o) { return (const uint16_t*)tensor(o, at::kBFloat16).const_data_ptr(); }
+const float* fp32(PyObject* o) { return (const float*)tensor(o, at::kFloat).const_data_ptr(); }
+const int64_t* int64(PyObject* o) { return o == Py_None ? nullptr : (const int64_t*)tensor(o, at::kLong).const_data_ptr(); }
+
+int64_t number(PyObject* o) {
+    int64_t n = PyLong_AsLongLong(o);
+    if (n == -1 && PyErr_Occurred()) throw std::invalid_argument("not a whole number");
+    return n;
+}
+
+double real(PyObject* o) {
+    double x = PyFloat_AsDouble(o);
+    if (x == -1 && PyErr_Occurred()) throw std::invalid_argument("not a number");
+    return x;
+}
+
+Tensor make(at::IntArrayRef shape, at::ScalarType type) { return at::empty(shape, at::TensorOptions().dtype(type)); }
+
+struct Unlocked {  // lets other threads run Python while a long call computes
+    PyThreadState* state;
+    explicit Unlocked(int64_t work) : state(work > (1 << 24) ? PyEval_SaveThread() : nullptr) {}
+    void end() {
+        if (state) PyEval_RestoreThread(state);
+        state = nullptr;
+    }
+    ~Unlocked() { end(); }
+};
+
+// A matrix as five arguments: data, scale (or None), rows, columns, format.
+Weight weight(PyObject* const* a) {
+    Weight w{any_tensor(a[0]).const_data_ptr(), nullptr, number(a[2]), number(a[3]), (fathom::Format)number(a[4])};
+    if (a[1] != Py_None) w.scale = (const uint8_t*)tensor(a[1], at::kByte).const_data_ptr();
+    int64_t values = (w.rows + 15) / 16 * 16 * ((w.columns + 31) / 32 * 32), bits = w.format == fathom::BF16 ? 16 : w.format == fathom::FP8 ? 8 : 4;
+    require(any_tensor(a[0]).nbytes() * 8 >= (size_t)(values * bits), "a packed matrix smaller than its rows and columns");
+    return w;
+}
+
+const Run* runs(PyObject* o, int64_t& count) {
+    const Tensor& t = tensor(o, at::kLong);
+    require(t.dim() == 2 && t.size(1) == 4, "runs are [R, 4]");
+    count = t.size(0);
+    return (const Run*)t.const_data_ptr();
+}
+
+// Pages as three arguments: table [R, width] int32 or None, base [R] int64 or None, entries a block.
+Pages pages(PyObject* const* a, int64_t R) {
+    Pages p{nullptr, int64(a[1]), 0, number(a[2])};
+    require(p.base || a[0] != Py_None, "neither a table nor a base");
+    if (a[0] != Py_None) {
+        const Tensor& t = tensor(a[0], at::kInt);
+        require(t.dim() == 2 && t.size(0) == R, "a block table is [R, width]");
+        p.table = (const int32_t*)t.const_data_ptr(), p.width = t.size(1);
+    }
+    return p;
+}
+
+#define FATHOM_METHOD(name, count)                                                                        \
+    PyObject* name##_(const Table& k, PyObject* const* a);                                               \
+    PyObject* name(PyObject* self, PyObject* const* a, Py_ssize_t n) {                                    \
+        try {                                                                                             \
+            require(n == count, #name " takes " #count " arguments");                                     \
+            return name##_(*((Object*)self)->table, a);                                                   \
+        } catch (const std::exception& e) {                                                               \
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, (std::string(#name ": ") + e.what()).c_str()); \
+            return nullptr;                                                                               \
+        }                                                                                                 \
+    }                                                                                                     \
+    PyObject* name##_(const Table& k, PyObject* const* a)
+
+// x [T, ≥ columns] (rows may be apart), weight ×5, fp32 → [T, rows]
+FATHOM_METHOD(linear, 7) {
+    require(THPVariable_Check(a[0]), "not a tensor");
+    const Tensor& x = THPVariable_Unpack(a[0]);
+    Weight w = weight(a + 1);
+    require(x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 2 && x.stride(1) == 1 && x.size(1) == w.columns, "x is [T, columns] bf16");
+    bool wide = number(a[6]);
+    Tensor y = make({x.size(0), w.rows}, wide ? at::kFloat : at::kBFloat16);
+    {
+        Unlocked unlocked(x.size(0) * w.rows * w.columns);
+        k.linear((const uint16_t*)x.const_data_ptr(), x.stride(0), x.size(0), w, y.data_ptr(), w.rows, wide);
+    }
+    return THPVariable_Wrap(y);
+}
+
+// x [T, columns], two packed matrices of the same rows and columns → [T, 2, rows] fp32
+FATHOM_METHOD(linear_pair, 5) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    int64_t T = x.size(0), rows = number(a[3]), columns = number(a[4]);
+    require(x.dim() == 2 && x.size(1) == columns, "x is [T, columns] bf16");
+    Tensor y = make({T, 2, rows}, at::kFloat);
+    PyObject* five[5] = {nullptr, Py_None, a[3], a[4], nullptr};
+    PyObject* format = PyLong_FromLong(fathom::BF16);
+    five[4] = format;
+    Weight w[2];
+    for (int i = 0; i < 2; i++) five[0] = a[1 + i], w[i] = weight(five);
+    Py_DECREF(format);
+    Unlocked unlocked(2 * T * rows * columns);
+    for (int i = 0; i < 2; i++) k.linear((const uint16_t*)x.const_data_ptr(), columns, T, w[i], (float*)y.data_ptr() + i * rows, 2 * rows, true);
+    unlocked.end();
+    return THPVariable_Wrap(y);
+}
+
+// x [T, G, columns], data [G, …] of G packed matrices [rows, columns] → [T, G·rows]
+FATHOM_METHOD(linear_grouped, 4) {
+    const Tensor &x = tensor(a[0], at::kBFloat16), &data = tensor(a[1], at::kBFloat16);
+    int64_t T = x.size(0), G = x.size(1), rows = number(a[2]), columns = number(a[3]), size = data.numel() / G;
+    require(x.dim() == 3 && x.size(2) == columns && data.size(0) == G, "x is [T, G, columns] bf16");
+    require(size >= (rows + 15) / 16 * 16 * ((columns + 31) / 32 * 32), "a packed matrix smaller than its rows and columns");
+    Tensor y = make({T, G * rows}, at::kBFloat16);
+    Unlocked unlocked(T * G * rows * columns);
+    for (int64_t g = 0; g < G; g++)
+        k.linear((const uint16_t*)x.const_data_ptr() + g * columns, G * columns, T,
+                 Weight{(const uint16_t*)data.const_data_ptr() + g * size, nullptr, rows, columns, fathom::BF16}, (uint16_t*)y.data_ptr() + g * rows, G * rows,
+                 false);
+    unlocked.end();
+    return THPVariable_Wrap(y);
+}
+
+// x [T, D], weights, chosen [T, K], pointers [E + 1, 4] int64 (gate_up data, scale, down data, scale; the shared expert last), I,
+// formats of routed and shared experts, limit → [T, D]
+FATHOM_METHOD(experts, 8) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    const Tensor& chosen = tensor(a[2], at::kLong);
+    const Tensor& pointers = tensor(a[3], at::kLong);
+    int64_t T = x.size(0), D = x.size(1), K = chosen.size(1), E = pointers.size(0) - 1, I = number(a[4]);
+    require(chosen.size(0) == T && tensor(a[1], at::kFloat).numel() == T * K && pointers.size(1) == 4, "shapes that don't belong together");
+    const int64_t* at_ = (const int64_t*)pointers.const_data_ptr();
+    std::vector<Weight> up(E + 1), down(E + 1);
+    for (int64_t e = 0; e <= E; e++) {
+        auto format = (fathom::Format)number(a[e == E ? 6 : 5]);
+        up[e] = {(const void*)at_[4 * e], (const uint8_t*)at_[4 * e + 1], 2 * ((I + 15) / 16 * 16), D, format};
+        down[e] = {(const void*)at_[4 * e + 2], (const uint8_t*)at_[4 * e + 3], D, I, format};
+    }
+    Tensor y = make({T, D}, at::kBFloat16);
+    const int64_t* list = (const int64_t*)chosen.const_data_ptr();
+    for (int64_t i = 0; i < T * K; i++) require(list[i] >= 0 && list[i] < E, "an expert that doesn't exist");
+    float limit = (float)real(a[7]);
+    const float* weights = fp32(a[1]);
+    {
+        Unlocked unlocked(T * K * D * I * 3);
+        k.experts((const uint16_t*)x.const_data_ptr(), T, D, I, weights, list, K, E, up.data(), down.data(), limit, (uint16_t*)y.data_ptr());
+    }
+    return THPVariable_Wrap(y);
+}
+
+// logits [T, E], bias [E] or None, chosen [T, K] or None, K, factor → (scores, weights, experts)
+FATHOM_METHOD(route, 5) {
+    const Tensor& logits = tensor(a[0], at::kFloat);
+    int64_t T = logits.size(0), E = logits.size(1), K = number(a[3]);
+    const int64_t* given = int64(a[2]);
+    if (given) {
+        require(tensor(a[2], at::kLong).numel() == T * K, "chosen is [T, K]");
+        for (int64_t i = 0; i < T * K; i++) require(given[i] >= 0 && given[i] < E, "an expert that doesn't exist");
+    }
+    Tensor scores = make({T, E}, at::kFloat), weights = make({T, K}, at::kFloat), chosen = make({T, K}, at::kLong);
+    k.route((const float*)logits.const_data_ptr(), T, E, a[1] == Py_None ? nullptr : fp32(a[1]), given, K, (float)real(a[4]),
+            (float*)scores.data_ptr(), (float*)weights.data_ptr(), (int64_t*)chosen.data_ptr());
+    PyObject* three = PyTuple_New(3);
+    PyTuple_SET_ITEM(three, 0, THPVariable_Wrap(scores));
+    PyTuple_SET_ITEM(three, 1, THPVariable_Wrap(weights));
+    PyTuple_SET_ITEM(three, 2, THPVariable_Wrap(chosen));
+    return three;
+}
+
+// x [.., D], weight [D], eps → like x
+FATHOM_METHOD(rms_norm, 3) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    int64_t D = x.size(-1);
+    require(tensor(a[1], at::kBFloat16).numel() == D, "one weight a column");
+    Tensor y = make(x.sizes(), at::kBFloat16);
+    k.rms_norm((const uint16_t*)x.const_data_ptr(), x.numel() / D, D, bf16(a[1]), (float)real(a[2]), (uint16_t*)y.data_ptr());
+    return THPVariable_Wrap(y);
+}
+
+// x [T, C] or [T, H, C], weight [C] or None, eps (negative: no norm), cos, sin [T, R/2] → like x
+FATHOM_METHOD(norm_rope, 5) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    const Tensor& cos = tensor(a[3], at::kFloat);
+    int64_t T = x.size(0), C = x.size(-1), H = x.dim() == 3 ? x.size(1) : 1;
+    require(cos.size(0) == T && 2 * cos.size(1) <= C && tensor(a[4], at::kFloat).numel() == cos.numel(), "cos and sin are [T, R/2]");
+    require(a[1] == Py_None || tensor(a[1], at::kBFloat16).numel() == C, "one weight a column");
+    Tensor y = make(x.sizes(), at::kBFloat16);
+    k.norm_rope((const uint16_t*)x.const_data_ptr(), T, H, C, a[1] == Py_None ? nullptr : bf16(a[1]), (float)real(a[2]), (const float*)cos.const_data_ptr(),
+                fp32(a[4]), 2 * cos.size(1), (uint16_t*)y.data_ptr());
+    return THPVariable_Wrap(y);
+}
+
+// X [T, N, D], fn ×5, scale, base, steps, norm_eps, eps → (h, post, comb), or h alone for the head's mix (steps = 0)
+FATHOM_METHOD(mhc_mix, 11) {
+    const Tensor& X = tensor(a[0], at::kBFloat16);
+    int64_t T = X.size(0), N = X.size(1), D = X.size(2), steps = number(a[8]);
+    Weight fn = weight(a + 1);
+    require(N <= 8 && fn.columns == N * D && fn.rows == 2 * (steps ? (2 + N) * N : N) && fn.format == fathom::BF16, "fn is [2·M, N·D]");
+    Tensor h = make({T, D}, at::kBFloat16), post, comb;
+    if (steps) post = make({T, N}, at::kFloat), comb = make({T, N, N}, at::kFloat);
+    const float *scale = fp32(a[6]), *base = fp32(a[7]);
+    float norm_eps = (float)real(a[9]), eps = (float)real(a[10]);
+    {
+        Unlocked unlocked(T * N * D * fn.rows);
+        k.mhc_mix((const uint16_t*)X.const_data_ptr(), T, N, D, fn, scale, base, steps, norm_eps, eps, (uint16_t*)h.data_ptr(),
+                  steps ? (float*)post.data_ptr() : nullptr, steps ? (float*)comb.data_ptr() : nullptr);
+    }
+    if (!steps) return THPVariable_Wrap(h);
+    PyObject* three = PyTuple_New(3);
+    PyTuple_SET_ITEM(three, 0, THPVariable_Wrap(h));
+    PyTuple_SET_ITEM(three, 1, THPVariable_Wrap(post));
+    PyTuple_SET_ITEM(three, 2, THPVariable_Wrap(comb));
+    return three;
+}
+
+// X [T, N, D], out [T, D], post [T, N], comb [T, N, N] → X, changed in place
+FATHOM_METHOD(mhc_expand, 4) {
+    const Tensor& X = tensor(a[0], at::kBFloat16);
+    int64_t T = X.size(0), N = X.size(1), D = X.size(2);
+    require(tensor(a[1], at::kBFloat16).numel() == T * D && tensor(a[2], at::kFloat).numel() == T * N && tensor(a[3], at::kFloat).numel() == T * N * N && N <= 8,
+            "shapes that don't belong together");
+    k.mhc_expand((const uint16_t*)X.const_data_ptr(), bf16(a[1]), fp32(a[2]), fp32(a[3]), T, N, D, (uint16_t*)X.data_ptr());
+    Py_INCREF(a[0]);
+    return a[0];
+}
+
+// ring [slots, L, …], values [T, …] of the same type, runs [R, 4], history [R] → rows [Σ (history + length), …]; the ring is changed
+FATHOM_METHOD(remember, 4) {
+    const Tensor &ring = any_tensor(a[0]), &values = any_tensor(a[1]);
+    int64_t R, total = 0, L = ring.size(1), width = ring.nbytes() / (ring.size(0) * L);
+    const Run* run = runs(a[2], R);
+    const int64_t* history = int64(a[3]);
+    require(ring.scalar_type() == values.scalar_type() && values.nbytes() == values.size(0) * (size_t)width && tensor(a[3], at::kLong).numel() == R,
+            "values that don't fit the ring");
+    for (int64_t r = 0; r < R; r++) {
+        require(run[r].slot >= 0 && run[r].slot < ring.size(0) && history[r] >= 0 && history[r] <= smaller(L, run[r].start), "a run outside the ring");
+        require(run[r].first >= 0 && run[r].first + run[r].length <= values.size(0), "a run outside the batch");
+        total += history[r] + run[r].length;
+    }
+    std::vector<int64_t> shape(values.sizes().begin(), values.sizes().end());
+    shape[0] = total;
+    Tensor rows = make(shape, values.scalar_type());
+    k.remember((uint8_t*)ring.data_ptr(), L, width, (const uint8_t*)values.const_data_ptr(), run, history, R, (uint8_t*)rows.data_ptr());
+    return THPVariable_Wrap(rows);
+}
+
+// rows [.., 2, P], ape [m, P], own [n, m], previous [n, m] or None, norm [C], eps, cos, sin [n, R/2] → [n, C]
+FATHOM_METHOD(compress, 8) {
+    const Tensor &rows = tensor(a[0], at::kFloat), &own = tensor(a[2], at::kLong), &norm = tensor(a[4], at::kBFloat16), &cos = tensor(a[6], at::kFloat);
+    int64_t P = rows.size(-1), n = own.size(0), m = own.size(1), C = norm.numel(), count = rows.size(0);
+    const int64_t* previous = int64(a[3]);
+    require(P == (previous ? 2 * C : C) && tensor(a[1], at::kFloat).numel() == m * P && cos.size(0) == n, "shapes that don't belong together");
+    const int64_t* list = (const int64_t*)own.const_data_ptr();
+    for (int64_t i = 0; i < n * m; i++)
+        require(list[i] >= 0 && list[i] < count && (!previous || previous[i] < count), "a window outside its rows");
+    Tensor y = make({n, C}, at::kBFloat16);
+    k.compress((const float*)rows.const_data_ptr(), P, fp32(a[1]), list, previous, n, m, C, (const uint16_t*)norm.const_data_ptr(), (float)real(a[5]),
+               (const float*)cos.const_data_ptr(), fp32(a[7]), 2 * cos.size(1), (uint16_t*)y.data_ptr());
+    return THPVariable_Wrap(y);
+}
+
+// q [T, J, C], w [T, J], pool [P, C], pages ×3, runs, base [R], ratio, k → [T, k]
+FATHOM_METHOD(index_topk, 10) {
+    const Tensor &q = tensor(a[0], at::kBFloat16), &pool = tensor(a[2], at::kBFloat16);
+    int64_t T = q.size(0), J = q.size(1), C = q.size(2), R, ratio = number(a[8]), top_k = number(a[9]);
+    const Run* run = runs(a[6], R);
+    Pages page = pages(a + 3, R);
+    require(tensor(a[1], at::kFloat).numel() == T * J && pool.size(1) == C && C % 2 == 0 && C <= 1024 && ratio > 0, "shapes that don't belong together");
+    const float* w = fp32(a[1]);
+    const int64_t* base = int64(a[7]);
+    Tensor chosen = make({T, top_k}, at::kLong);
+    {
+        Unlocked unlocked(T * J * C * ((run[R - 1].start + run[R - 1].length) / ratio));
+        k.index_topk((const uint16_t*)q.const_data_ptr(), w, J, C, (const uint16_t*)pool.const_data_ptr(), page, run, R, base, ratio, top_k,
+                     (int64_t*)chosen.data_ptr());
+    }
+    return THPVariable_Wrap(chosen);
+}
+
+// q [T, H, C], window rows, W, sink [H], pool [P, C] or None, pages ×3, runs, entry base [R], ratio (0: window only), chosen [T, k] or None → like q
+FATHOM_METHOD(attend, 12) {
+    const Tensor &q = tensor(a[0], at::kBFloat16), &window = tensor(a[1], at::kBFloat16);
+    int64_t T = q.size(0), H = q.size(1), C = q.size(2), W = number(a[2]), R, rows = 0, ratio = number(a[10]), top_k = 0;
+    const Run* run = runs(a[8], R);
+    for (int64_t r = 0; r < R; r++) rows += smaller(run[r].start, W - 1) + run[r].length;
+    require(window.size(0) == rows && window.size(1) == C && C % 2 == 0 && C <= 1024 && tensor(a[3], at::kFloat).numel() == H, "shapes that don't belong together");
+    Pages page{nullptr, nullptr, 0, 0};
+    const uint16_t* pool = nullptr;
+    const int64_t* chosen = ratio ? int64(a[11]) : nullptr;
+    if (ratio) {
+        pool = bf16(a[4]);
+        page = pages(a + 5, R);
+        require(tensor(a[4], at::kBFloat16).size(1) == C, "entries of another width");
+    }
+    if (chosen) top_k = tensor(a[11], at::kLong).size(1);
+    const float* sink = fp32(a[3]);
+    const int64_t* base = int64(a[9]);
+    Tensor out = make(q.sizes(), at::kBFloat16);
+    {
+        Unlocked unlocked(T * H * C * W * 2);
+        k.attend((const uint16_t*)q.const_data_ptr(), H, C, (const uint16_t*)window.const_data_ptr(), W, sink, pool, page, run, R, base, ratio, chosen, top_k,
+                 (uint16_t*)out.data_ptr());
+    }
+    return THPVariable_Wrap(out);
+}
+
+PyMethodDef methods[] = {
+#define FATHOM_ENTRY(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, nullptr}
+    FATHOM_ENTRY(linear), FATHOM_ENTRY(linear_pair), FATHOM_ENTRY(linear_grouped), FATHOM_ENTRY(experts), FATHOM_ENTRY(route), FATHOM_ENTRY(rms_norm), FATHOM_ENTRY(norm_rope), FATHOM_ENTRY(mhc_mix),
+    FATHOM_ENTRY(mhc_expand), FATHOM_ENTRY(remember), FATHOM_ENTRY(compress), FATHOM_ENTRY(index_topk), FATHOM_ENTRY(attend),
+    {nullptr, nullptr, 0, nullptr}};
+
+PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
+PyType_Spec spec = {"fathom_native.Kernels", sizeof(Object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+
+// kernels(name): the object of one instruction set, or None where the system refuses it.
+PyObject* kernels(PyObject* module, PyObject* name) {
+    const char* wanted = PyUnicode_AsUTF8(name);
+    if (!wanted) return nullptr;
+    const Table* table = nullptr;
+    std::string isa(wanted);
+#define FATHOM_CHOOSE(known) \
+    if (isa == #known) table = fathom_table_##known();
+    FATHOM_TABLES(FATHOM_CHOOSE)
+#undef FATHOM_CHOOSE
+    if (!table) Py_RETURN_NONE;
+    PyObject* type = PyObject_GetAttrString(module, "Kernels");
+    if (!type) return nullptr;
+    Object* object = PyObject_New(Object, (PyTypeObject*)type);
+    Py_DECREF(type);
+    if (object) object->table = table;
+    return (PyObject*)object;
+}
+
+PyMethodDef functions[] = {{"kernels", kernels, METH_O, nullptr}, {nullptr, nullptr, 0, nullptr}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "fathom_native", nullptr, -1, functions, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit_fathom_native() {
+    PyObject* module = PyModule_Create(&definition);
+    if (!module) return nullptr;
+    PyObject* type = PyType_FromSpec(&spec);
+    if (!type || PyModule_AddObject(module, "Kernels", type) < 0) {
+        Py_DECREF(module);
+        return nullptr;
+    }
+    return module;
+}

@@ -1,0 +1,223 @@
+// The lightning indexer: score all visible entries of a query, keep the k best.
+//
+//     score(t, i) = Σ_j w_tj · ReLU(q_tj · k_i)
+//
+// A long run goes 16 queries at a time, a query a lane, one head after the other; a query on its own has its heads as lanes, and its
+// history is shared out among the threads. Both add up the same terms in the same order.
+//
+// Scores live until the running selection has seen them: what beats the worst of the best k so far is kept in a list, and a full list
+// is cut back to the k best. Entries come in ascending order, so "beats" is strict and ties stay with the lower index; the lists keep
+// that order, and so does the result.
+//
+// Source: SPEC section 2, lightning indexer.
+#pragma once
+#include <omp.h>
+
+#include "pages.h"
+#include "products.h"
+
+namespace fathom {
+namespace FATHOM_ISA {
+
+constexpr int KEYS = 32;        // keys scored at once
+constexpr int SHARED_FROM = 4;  // runs of at least this many queries go 16 queries at a time
+constexpr int64_t PART = 4096;  // entries of a part of a single query's history, at least
+
+struct Candidates {  // of one query; ascending entries
+    float* score;
+    int32_t* entry;
+    int64_t count, capacity;
+    float bar;  // what a score must beat
+};
+
+// Cuts the list back to its k best, if it is longer.
+static void cut_back(Candidates& c, int64_t k) {
+    if (c.count <= k) return;
+    auto ordered = [](vi bits) { return bits ^ ((bits >> 31) & 0x7fffffff); };  // floats as integers, in the order of the reals
+    int64_t n = c.count;
+    for (int64_t i = n; i % LANES; i++) c.score[i] = -__builtin_inff();
+    auto at_least = [&](int64_t bound) {
+        vi count = {};
+        vi limit = (vi)splat_u((uint32_t)(int32_t)bound);
+        for (int64_t i = 0; i < n; i += LANES) count -= ordered((vi)load(c.score + i)) >= limit;
+        int64_t total = 0;
+        for (int i = 0; i < LANES; i++) total += count[i];
+        return total;
+    };
+    int64_t low = INT32_MIN, high = (int64_t)INT32_MAX + 1;  // at_least(low) >= k > at_least(high)
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2, found = at_least(middle);
+        if (found >= k) low = middle;
+        else high = middle;
+        if (found == k) break;
+    }
+    int64_t ties = k - (low == INT32_MAX ? 0 : at_least(low + 1)), kept = 0;  // so many of those that equal the bound have a place
+    for (int64_t i = 0; i < n && kept < k; i++) {
+        int32_t bits;
+        memcpy(&bits, c.score + i, 4);
+        int32_t key = bits ^ ((bits >> 31) & 0x7fffffff);
+        if (key > low || (key == low && ties-- > 0)) c.score[kept] = c.score[i], c.entry[kept++] = c.entry[i];
+    }
+    c.count = kept;
+    int32_t bits = (int32_t)low;
+    bits ^= (bits >> 31) & 0x7fffffff;
+    memcpy(&c.bar, &bits, 4);
+    // the search may have stopped above the k-th score itself: the bar is the worst score that was kept
+    for (int64_t i = 0; i < kept; i++) c.bar = i == 0 || c.score[i] < c.bar ? c.score[i] : c.bar;
+}
+
+FATHOM_INLINE void offer(Candidates& c, float score, int64_t entry, int64_t k) {
+    if (c.count == c.capacity) {
+        cut_back(c, k);
+        if (!(score > c.bar)) return;
+    }
+    c.score[c.count] = score, c.entry[c.count++] = (int32_t)entry;
+}
+
+struct Index {
+    const bf16* q;
+    const float* w;
+    int64_t J, C;
+    const bf16* pool;
+    Pages pages;
+    const Run* runs;
+    int64_t R;
+    const int64_t* base;
+    int64_t ratio, k;
+    int64_t* chosen;
+
+    int64_t capacity() const { return ceil_div(larger(2 * k, k + 256), LANES) * LANES; }
+
+    void all(int64_t query, int64_t run, int64_t visible) const {
+        for (int64_t i = 0; i < k; i++) chosen[query * k + i] = i < visible ? base[run] + i : -1;
+    }
+
+    void write(int64_t query, int64_t run, const Candidates& c) const {
+        for (int64_t i = 0; i < k; i++) chosen[query * k + i] = i < c.count ? base[run] + c.entry[i] : -1;
+    }
+
+    // Row pointers of entries e … e + n of a run.
+    void point(const bf16** rows, int64_t run, int64_t e, int n) const {
+        for (int i = 0; i < n; i++) rows[i] = pool + pool_row(pages, run, e + i) * C;
+    }
+
+    void together(int64_t run, int64_t t0, int64_t count) const {  // up to 16 queries of one run
+        int64_t position = runs[run].start + t0 - runs[run].first, most = (position + count) / ratio, room = capacity();
+        if (most <= k) {
+            for (int64_t i = 0; i < count; i++) all(t0 + i, run, (position + i + 1) / ratio);
+            return;
+        }
+        int64_t size = panel_size(C);
+        char* at = (char*)fathom_scratch(THREAD, J * size * 2 + J * 64 + KEYS * J * 64 + LANES * (room + LANES) * 8);
+        bf16* packs = (bf16*)at;
+        float *weight = (float*)(at + J * size * 2), *product = weight + J * LANES, *scores = product + KEYS * J * LANES;
+        int32_t* entries = (int32_t*)(scores + LANES * (room + LANES));
+        vi limit = {};
+        Candidates c[LANES];
+        for (int64_t j = 0; j < J; j++) {
+            pack_lanes(packs + j * size, q + (t0 * J + j) * C, J * C, count, C);
+            for (int64_t i = 0; i < LANES; i++) weight[j * LANES + i] = i < count ? w[(t0 + i) * J + j] : 0;
+        }
+        alignas(64) float bar[LANES];
+        for (int64_t i = 0; i < LANES; i++) {
+            c[i] = {scores + i * (room + LANES), entries + i * room, 0, room, -__builtin_inff()};
+            limit[i] = i < count ? (int32_t)((position + i + 1) / ratio) : 0;
+            bar[i] = c[i].bar;
+        }
+        const bf16* rows[KEYS];
+        for (int64_t e = 0; e < most; e += KEYS) {
+            int n = (int)smaller(KEYS, most - e);
+            point(rows, run, e, n);
+            products(rows, n, packs, J, C, product);
+            for (int i = 0; i < n; i++) {
+                vf score = vf{};
+                const float* p = product + i * J * LANES;
+                for (int64_t j = 0; j < J; j++) score = fma(max(load(p + j * LANES), vf{}), load(weight + j * LANES), score);
+                vf seen = (vi)splat_u((uint32_t)(e + i)) < limit ? score : splat(-__builtin_inff());
+                uint32_t better = greater(seen, load(bar));
+                while (better) {
+                    int lane = __builtin_ctz(better);
+                    better &= better - 1;
+                    offer(c[lane], score[lane], e + i, k);
+                    bar[lane] = c[lane].bar;
+                }
+            }
+        }
+        for (int64_t i = 0; i < count; i++) {
+            cut_back(c[i], k);
+            write(t0 + i, run, c[i]);
+        }
+    }
+
+    // Entries e0 … e1 of one query; `c` holds its k best of them afterwards.
+    void alone(int64_t run, int64_t t, int64_t e0, int64_t e1, Candidates& c) const {
+        int64_t groups = ceil_div(J, LANES), size = panel_size(C), wide = groups * LANES;
+        char* at = (char*)fathom_scratch(THREAD, groups * size * 2 + KEYS * wide * 4);
+        bf16* packs = (bf16*)at;
+        float* product = (float*)(at + groups * size * 2);
+        for (int64_t g = 0; g < groups; g++) pack_lanes(packs + g * size, q + (t * J + g * LANES) * C, C, smaller(LANES, J - g * LANES), C);
+        const bf16* rows[KEYS];
+        for (int64_t e = e0; e < e1; e += KEYS) {
+            int n = (int)smaller(KEYS, e1 - e);
+            point(rows, run, e, n);
+            products(rows, n, packs, groups, C, product);
+            for (int i = 0; i < n; i++) {
+                float score = 0;
+                for (int64_t j = 0; j < J; j++) score = fma(max(product[i * wide + j], 0.f), w[t * J + j], score);
+                if (score > c.bar) offer(c, score, e + i, k);
+            }
+        }
+        cut_back(c, k);
+    }
+};
+
+static void index_topk(const bf16* q, const float* w, int64_t J, int64_t C, const bf16* pool, Pages pages, const Run* runs, int64_t R,
+                       const int64_t* base, int64_t ratio, int64_t k, int64_t* chosen) {
+    Index index{q, w, J, C, pool, pages, runs, R, base, ratio, k, chosen};
+    int64_t shared = 0, single = 0, longest = 0;
+    for (int64_t r = 0; r < R; r++) {
+        if (runs[r].length >= SHARED_FROM) shared += ceil_div(runs[r].length, LANES);
+        else single += runs[r].length, longest = larger(longest, (runs[r].start + runs[r].length) / ratio);
+    }
+    int64_t parts = larger(1, smaller(omp_get_max_threads(), longest / PART)), room = index.capacity();
+    int64_t* units = (int64_t*)fathom_scratch(CALL, (shared + single) * 3 * sizeof(int64_t));  // (run, query, count)
+    char* lists = (char*)fathom_scratch(CALL_TOO, single * parts * (sizeof(Candidates) + (room + LANES) * 8) + 64);
+    Candidates* lone = (Candidates*)lists;
+    float* scores = (float*)(lists + ceil_div(single * parts * sizeof(Candidates), 64) * 64);
+    int32_t* entries = (int32_t*)(scores + single * parts * (room + LANES));
+    int64_t s = 0, o = shared;
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t a = 0; a < runs[r].length;) {
+            bool together = runs[r].length >= SHARED_FROM;
+            int64_t *unit = units + 3 * (together ? s++ : o++), count = together ? smaller(LANES, runs[r].length - a) : 1;
+            unit[0] = r, unit[1] = runs[r].first + a, unit[2] = count;
+            a += count;
+        }
+#pragma omp parallel for schedule(dynamic) if (shared > 1)
+    for (int64_t i = 0; i < shared; i++) index.together(units[3 * i], units[3 * i + 1], units[3 * i + 2]);
+#pragma omp parallel for schedule(dynamic) if (single * parts > 1)
+    for (int64_t i = 0; i < single * parts; i++) {
+        const int64_t* unit = units + 3 * (shared + i / parts);
+        const Run& run = runs[unit[0]];
+        int64_t visible = (run.start + unit[1] - run.first + 1) / ratio, share = ceil_div(ceil_div(visible, parts), KEYS) * KEYS;
+        lone[i] = {scores + i * (room + LANES), entries + i * room, 0, room, -__builtin_inff()};
+        if (visible > k) index.alone(unit[0], unit[1], i % parts * share, smaller(visible, (i % parts + 1) * share), lone[i]);
+    }
+    for (int64_t i = 0; i < single; i++) {
+        const int64_t* unit = units + 3 * (shared + i);
+        const Run& run = runs[unit[0]];
+        int64_t visible = (run.start + unit[1] - run.first + 1) / ratio;
+        if (visible <= k) {
+            index.all(unit[1], unit[0], visible);
+            continue;
+        }
+        Candidates* all = lone + i * parts;
+        for (int64_t p = 1; p < parts; p++)
+            for (int64_t j = 0; j < all[p].count; j++) offer(all[0], all[p].score[j], all[p].entry[j], k);
+        cut_back(all[0], k);
+        index.write(unit[1], unit[0], all[0]);
+    }
+}
+
+}  // namespace FATHOM_ISA
+}  // namespace fathom

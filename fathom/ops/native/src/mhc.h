@@ -1,0 +1,151 @@
+// Manifold-constrained hyper-connections: mixing N streams into a sublayer's input, and writing its output back.
+//
+// The mixing coefficients are a product of all streams of a token with fn, in fp32. fn comes split into two bf16 parts (what bf16 keeps
+// of it, and what bf16 keeps of the rest), whose rows are two groups of outputs of the one packed product: 16 significant bits, at the
+// speed of bf16. The forty normalisations work on 16 tokens at a time, one token a lane.
+//
+// Shapes: T tokens, N streams, D hidden size, M = (2 + N)·N coefficients (N for the head's mix).
+// Source: SPEC section 2, streams; technical report §2.2.
+#pragma once
+#include <omp.h>
+
+#include "norm.h"
+#include "packed.h"
+
+namespace fathom {
+namespace FATHOM_ISA {
+
+constexpr int MAX_STREAMS = 8;
+constexpr int TILE = 48;  // tokens of a piece of work: a multiple of 16 and of 12
+
+template <int N>
+FATHOM_INLINE void sinkhorn_fixed(vf* m, int64_t steps, float eps) {
+    vf c[N * N];
+    for (int i = 0; i < N * N; i++) c[i] = m[i];
+    for (int64_t step = 0; step < 2 * steps - 1; step++) {
+        bool columns = step % 2 == 0;
+        for (int a = 0; a < N; a++) {
+            vf total = splat(0);
+            for (int b = 0; b < N; b++) total += columns ? c[b * N + a] : c[a * N + b];
+            vf inverse = 1.f / (total + eps);
+            for (int b = 0; b < N; b++) (columns ? c[b * N + a] : c[a * N + b]) *= inverse;
+        }
+    }
+    for (int i = 0; i < N * N; i++) m[i] = c[i];
+}
+
+// Rows by softmax and eps, then columns, rows, columns …; [N·N] vectors of 16 tokens each.
+static inline void sinkhorn(vf* m, int64_t N, int64_t steps, float eps) {
+    for (int64_t i = 0; i < N; i++) {
+        vf top = m[i * N], total = splat(0);
+        for (int64_t j = 1; j < N; j++) top = max(top, m[i * N + j]);
+        for (int64_t j = 0; j < N; j++) total += m[i * N + j] = exp(m[i * N + j] - top);
+        for (int64_t j = 0; j < N; j++) m[i * N + j] = m[i * N + j] / total + eps;
+    }
+    switch (N) {
+        case 1: return sinkhorn_fixed<1>(m, steps, eps);
+        case 2: return sinkhorn_fixed<2>(m, steps, eps);
+        case 3: return sinkhorn_fixed<3>(m, steps, eps);
+        case 4: return sinkhorn_fixed<4>(m, steps, eps);
+        case 5: return sinkhorn_fixed<5>(m, steps, eps);
+        case 6: return sinkhorn_fixed<6>(m, steps, eps);
+        case 7: return sinkhorn_fixed<7>(m, steps, eps);
+        case 8: return sinkhorn_fixed<8>(m, steps, eps);
+    }
+}
+
+static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps, float norm_eps,
+                    float eps, bf16* h, float* post, float* comb) {
+    int64_t width = N * D, K = padded(width), M = fn.rows / 2;
+    bool head = post == nullptr;
+#pragma omp parallel for schedule(dynamic) if (T * width > SMALL)
+    for (int64_t t0 = 0; t0 < T; t0 += TILE) {
+        int64_t count = smaller(TILE, T - t0), wide = panel_count(fn) * LANES;
+        constexpr int BLOCKS = (TILE + ROWS - 1) / ROWS;
+        bf16* a = (bf16*)fathom_scratch(THREAD, BLOCKS * ROWS * K * sizeof(bf16) + (BLOCKS * ROWS * wide + M * TILE + TILE) * sizeof(float));
+        float* product = (float*)(a + BLOCKS * ROWS * K);  // [rows][wide]
+        float* mix = product + BLOCKS * ROWS * wide;       // [M][TILE]
+        float* inverse = mix + M * TILE;
+        int rows[BLOCKS], blocks = 0;
+        for (int64_t r = 0; r < count; r += ROWS, blocks++) {
+            rows[blocks] = (int)smaller(ROWS, count - r);
+            for (int i = 0; i < rows[blocks]; i++) prepare_row(a + blocks * ROWS * K, i, rows[blocks], X + (t0 + r + i) * width, width);
+        }
+        panels(a, rows, blocks, fn, 0, panel_count(fn), nullptr, [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+            for (int i = 0; i < n; i++) store(product + row * wide + (panel + i) * LANES, v[i]);
+        });
+        for (int64_t i = 0; i < TILE; i++) {
+            inverse[i] = 0;
+            if (i >= count) {
+                for (int64_t j = 0; j < M; j++) mix[j * TILE + i] = 0;
+                continue;
+            }
+            vf squares = vf{};
+            const bf16* x = X + (t0 + i) * width;
+            for (int64_t d = 0; d < width; d += LANES) {
+                vf v = load_some(x + d, width - d);
+                squares = fma(v, v, squares);
+            }
+            inverse[i] = 1.f / __builtin_sqrtf(sum(squares) / (float)width + norm_eps);
+            for (int64_t j = 0; j < M; j++) mix[j * TILE + i] = (product[i * wide + j] + product[i * wide + M + j]) * inverse[i];
+        }
+        for (int64_t i = 0; i < count; i += LANES) {
+            int64_t some = smaller(LANES, count - i);
+            vf m[MAX_STREAMS * MAX_STREAMS];
+            for (int64_t j = 0; j < N; j++) {
+                vf pre = sigmoid(load(mix + j * TILE + i) * scale[0] + base[j]) + eps;
+                store(mix + j * TILE + i, pre);
+                if (head) continue;
+                vf p = 2.f * sigmoid(load(mix + (N + j) * TILE + i) * scale[1] + base[N + j]);
+                for (int64_t s = 0; s < some; s++) post[(t0 + i + s) * N + j] = p[s];
+            }
+            if (head) continue;
+            for (int64_t j = 0; j < N * N; j++) m[j] = load(mix + (2 * N + j) * TILE + i) * scale[2] + base[2 * N + j];
+            sinkhorn(m, N, steps, eps);
+            for (int64_t j = 0; j < N * N; j++)
+                for (int64_t s = 0; s < some; s++) comb[(t0 + i + s) * N * N + j] = m[j][s];
+        }
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t d = 0; d < D; d += LANES) {
+                vf total = vf{};
+                for (int64_t j = 0; j < N; j++) total = fma(splat(mix[j * TILE + i]), load_some(X + (t0 + i) * width + j * D + d, D - d), total);
+                store_some(h + (t0 + i) * D + d, total, D - d);
+            }
+    }
+}
+
+template <int N>
+FATHOM_INLINE void expand_token(const bf16* X, const bf16* out, const float* post, const float* comb, int64_t D, bf16* Y) {
+    for (int64_t d = 0; d < D; d += LANES) {
+        vf x[N], o = load_some(out + d, D - d);
+        for (int j = 0; j < N; j++) x[j] = load_some(X + j * D + d, D - d);
+        for (int k = 0; k < N; k++) {
+            vf y = o * post[k];
+            for (int j = 0; j < N; j++) y = fma(x[j], splat(comb[j * N + k]), y);
+            store_some(Y + k * D + d, y, D - d);
+        }
+    }
+}
+
+// Y may be X.
+static void mhc_expand(const bf16* X, const bf16* out, const float* post, const float* comb, int64_t T, int64_t N, int64_t D, bf16* Y) {
+#pragma omp parallel for schedule(static) if (T * N * D > SMALL)
+    for (int64_t t = 0; t < T; t++) {
+        const bf16 *x = X + t * N * D, *o = out + t * D;
+        const float *p = post + t * N, *c = comb + t * N * N;
+        bf16* y = Y + t * N * D;
+        switch (N) {
+            case 1: expand_token<1>(x, o, p, c, D, y); break;
+            case 2: expand_token<2>(x, o, p, c, D, y); break;
+            case 3: expand_token<3>(x, o, p, c, D, y); break;
+            case 4: expand_token<4>(x, o, p, c, D, y); break;
+            case 5: expand_token<5>(x, o, p, c, D, y); break;
+            case 6: expand_token<6>(x, o, p, c, D, y); break;
+            case 7: expand_token<7>(x, o, p, c, D, y); break;
+            case 8: expand_token<8>(x, o, p, c, D, y); break;
+        }
+    }
+}
+
+}  // namespace FATHOM_ISA
+}  // namespace fathom

@@ -1,0 +1,71 @@
+// RMSNorm, and RMSNorm with rotary embedding: fp32 inside, one rounding at the end.
+#pragma once
+#include <omp.h>
+
+#include "scratch.h"
+#include "simd.h"
+
+namespace fathom {
+namespace FATHOM_ISA {
+
+constexpr int64_t SMALL = 1 << 14;  // values; less work than this stays on one thread
+
+FATHOM_INLINE float inverse_rms(const float* x, int64_t D, float eps) {
+    vf squares = vf{};
+    for (int64_t d = 0; d < D; d += LANES) {
+        vf v = load_some(x + d, D - d);
+        squares = fma(v, v, squares);
+    }
+    return 1.f / __builtin_sqrtf(sum(squares) / (float)D + eps);
+}
+
+// Turns pairs 2i, 2i + 1 of x [R] by the angles of cos, sin [R/2].
+FATHOM_INLINE void rotate(float* x, const float* cos, const float* sin, int64_t R) {
+    for (int64_t i = 0; i < R / 2; i++) {
+        float even = x[2 * i], odd = x[2 * i + 1];
+        x[2 * i] = even * cos[i] - odd * sin[i];
+        x[2 * i + 1] = odd * cos[i] + even * sin[i];
+    }
+}
+
+FATHOM_INLINE void scale_row(float* v, float factor, const bf16* weight, int64_t D) {
+    for (int64_t d = 0; d < D; d += LANES) {
+        vf x = load_some(v + d, D - d) * factor;
+        store_some(v + d, weight ? x * load_some(weight + d, D - d) : x, D - d);
+    }
+}
+
+FATHOM_INLINE void widen_row(float* v, const bf16* x, int64_t D) {
+    for (int64_t d = 0; d < D; d += LANES) store_some(v + d, load_some(x + d, D - d), D - d);
+}
+
+FATHOM_INLINE void narrow_row(bf16* y, const float* v, int64_t D) {
+    for (int64_t d = 0; d < D; d += LANES) store_some(y + d, load_some(v + d, D - d), D - d);
+}
+
+static void rms_norm(const bf16* x, int64_t rows, int64_t D, const bf16* weight, float eps, bf16* y) {
+#pragma omp parallel for schedule(static) if (rows * D > SMALL)
+    for (int64_t t = 0; t < rows; t++) {
+        float* v = (float*)fathom_scratch(THREAD, D * sizeof(float));
+        widen_row(v, x + t * D, D);
+        scale_row(v, inverse_rms(v, D, eps), weight, D);
+        narrow_row(y + t * D, v, D);
+    }
+}
+
+static void norm_rope(const bf16* x, int64_t T, int64_t H, int64_t C, const bf16* weight, float eps, const float* cos, const float* sin, int64_t R,
+                      bf16* y) {
+#pragma omp parallel for schedule(static) if (T * H * C > SMALL)
+    for (int64_t t = 0; t < T; t++) {
+        float* v = (float*)fathom_scratch(THREAD, C * sizeof(float));
+        for (int64_t row = t * H; row < (t + 1) * H; row++) {
+            widen_row(v, x + row * C, C);
+            if (eps >= 0) scale_row(v, inverse_rms(v, C, eps), weight, C);
+            rotate(v + C - R, cos + t * (R / 2), sin + t * (R / 2), R);
+            narrow_row(y + row * C, v, C);
+        }
+    }
+}
+
+}  // namespace FATHOM_ISA
+}  // namespace fathom

@@ -1,0 +1,126 @@
+// The one matrix product. Weights lie in panels of 16 output rows; a product of any number of input rows goes through `panels`.
+//
+// A panel holds, for each pair of columns, the 16 rows' pairs side by side: [K/2][16][2] bf16, K padded to a multiple of 32. That is
+// what a vector instruction wants (16 outputs at once, one input pair for all) and what an AMX tile wants. Every output is one chain of
+// additions along K, in the same order whatever the number of rows, so a token's result doesn't depend on the batch around it.
+//
+// FP8 and FP4 weights keep the same order of values; a few panels at a time are spelled out in bf16 (exactly: their values have few
+// bits and their scales are powers of two) just before they are used.
+#pragma once
+#include "scratch.h"
+#include "simd.h"
+#include "table.h"
+#include "tiles.h"
+#include "unpack.h"
+
+namespace fathom {
+namespace FATHOM_ISA {
+
+#if defined(FATHOM_TILES)
+constexpr int ROWS = 32;  // input rows of one block
+#elif defined(__AVX512F__)
+constexpr int ROWS = 12;
+#else
+constexpr int ROWS = 4;
+#endif
+constexpr int MAX_PANELS = 8;
+
+FATHOM_INLINE int64_t padded(int64_t columns) { return ceil_div(columns, 32) * 32; }
+FATHOM_INLINE int64_t panel_size(int64_t columns) { return padded(columns) * LANES; }  // in values
+FATHOM_INLINE int64_t panel_count(const Weight& w) { return ceil_div(w.rows, LANES); }
+
+// How many panels a block of `rows` rows takes at once: many when rows are few, to have enough independent chains of additions.
+constexpr int at_once(int rows) { return rows <= 2 ? MAX_PANELS : rows <= 4 ? 4 : 2; }
+
+// Input rows laid out for `panels`: pairs of all rows side by side, [K/2][rows]; with tiles, plain rows [rows][K]. `buffer` holds
+// ROWS·K values.
+FATHOM_INLINE void prepare_row(bf16* buffer, int row, [[maybe_unused]] int rows, const bf16* x, int64_t columns) {
+    int64_t K = padded(columns);
+#if defined(FATHOM_TILES)
+    memcpy(buffer + row * K, x, columns * sizeof(bf16));
+    memset(buffer + row * K + columns, 0, (K - columns) * sizeof(bf16));
+#else
+    uint32_t* out = (uint32_t*)buffer + row;
+    int64_t k = 0;
+    for (; k < columns / 2; k++) memcpy(out + k * rows, x + 2 * k, 4);
+    for (; k < K / 2; k++) out[k * rows] = 2 * k < columns ? x[2 * k] : 0;
+#endif
+}
+
+// `stride` pairs lie between consecutive K of `a`, [K2][stride]. Results go out as store(row, first panel, values, count): one vector
+// for each of `count` neighbouring panels, an even number of them wherever an even number is left.
+template <int R, int P, class Store>
+FATHOM_INLINE void multiply(const uint32_t* a, int64_t stride, const bf16* b, int64_t size, int64_t K2, int64_t panel, Store&& store) {
+    vf acc[R][P] = {};
+    for (int64_t k = 0; k < K2; k++) {
+        vu w[P];
+        for (int p = 0; p < P; p++) w[p] = load_u(b + p * size + k * 2 * LANES);
+        for (int r = 0; r < R; r++)
+            for (int p = 0; p < P; p++) acc[r][p] = dot2(acc[r][p], splat_u(a[k * stride + r]), w[p]);
+    }
+    for (int r = 0; r < R; r++) store(r, panel, acc[r], P);
+}
+
+#if !defined(FATHOM_TILES)
+template <int R, class Store>
+FATHOM_INLINE void multiply_rows(const uint32_t* a, int64_t stride, const bf16* b, int64_t size, int64_t K2, int64_t panel, int count, Store&& store) {
+    constexpr int P = at_once(R);
+    if (count == P) return multiply<R, P>(a, stride, b, size, K2, panel, store);
+    int p = 0;
+    for (; p + 2 <= count; p += 2) multiply<R, 2>(a, stride, b + p * size, size, K2, panel + p, store);
+    if (p < count) multiply<R, 1>(a, stride, b + p * size, size, K2, panel + p, store);
+}
+#endif
+
+// `count` panels (at most at_once(rows)) of bf16 weights by one block of prepared rows.
+template <class Store>
+static inline void block(const bf16* a, int rows, const bf16* b, int64_t columns, int64_t panel, int count, Store&& store) {
+    int64_t K2 = padded(columns) / 2, size = panel_size(columns);
+#if defined(FATHOM_TILES)
+    for (int p = 0; p < count; p += 2) tile_block(a, rows, b + p * size, size, K2 / 16, panel + p, count - p > 1 ? 2 : 1, store);
+#else
+    const uint32_t* x = (const uint32_t*)a;
+    switch (rows) {
+#define FATHOM_CASE(R) case R: if constexpr (R <= ROWS) multiply_rows<R>(x, rows, b, size, K2, panel, count, store); break;
+        FATHOM_CASE(1) FATHOM_CASE(2) FATHOM_CASE(3) FATHOM_CASE(4) FATHOM_CASE(5) FATHOM_CASE(6)
+        FATHOM_CASE(7) FATHOM_CASE(8) FATHOM_CASE(9) FATHOM_CASE(10) FATHOM_CASE(11) FATHOM_CASE(12)
+#undef FATHOM_CASE
+    }
+#endif
+}
+
+// Bytes of scratch that `panels` needs for weights of this format.
+FATHOM_INLINE int64_t unpack_bytes(const Weight& w) { return w.format == BF16 ? 0 : MAX_PANELS * panel_size(w.columns) * sizeof(bf16); }
+
+// Panels p0 … p1 of w by several blocks of prepared rows: block i has rows[i] rows at a + i·ROWS·K, the first is the fullest.
+// Results go out as store(row among all blocks, first panel, values, count).
+template <class Store>
+static inline void panels(const bf16* a, const int* rows, int blocks, const Weight& w, int64_t p0, int64_t p1, bf16* unpacked, Store&& store) {
+    int64_t size = panel_size(w.columns), K = padded(w.columns);
+    int most = blocks ? at_once(rows[0]) : 1;
+#if defined(FATHOM_TILES)
+    tile_configure(blocks ? rows[0] : 0);
+    int configured = blocks ? rows[0] : 0;
+#endif
+    for (int64_t p = p0; p < p1; p += most) {
+        int count = (int)smaller(most, p1 - p);
+        const bf16* b = (const bf16*)w.data + p * size;
+        if (w.format != BF16) unpack(w, p, count, K, unpacked), b = unpacked;
+        for (int i = 0; i < blocks; i++) {
+#if defined(FATHOM_TILES)
+            if (rows[i] != configured) tile_configure(configured = rows[i]);
+#endif
+            int take = at_once(rows[i]);  // a last, smaller block takes more at once; its chains are the same
+            if (take > count) take = count;
+            for (int j = 0; j < count; j += take)
+                block(a + i * ROWS * K, rows[i], b + j * size, w.columns, p + j, (int)smaller(take, count - j),
+                      [&](int r, int64_t panel, const vf* v, int n) __attribute__((always_inline)) { store(i * ROWS + r, panel, v, n); });
+        }
+    }
+#if defined(FATHOM_TILES)
+    tile_release();
+#endif
+}
+
+}  // namespace FATHOM_ISA
+}  // namespace fathom

@@ -1,0 +1,101 @@
+// Products of rows that lie anywhere (keys) with up to 16 packed vectors a group (queries): the shape of all attention here.
+//
+// Rows are read as they are, one pair of values for all lanes; the packed side puts 16 vectors' pairs side by side, [C/2][16][2]. So
+// history needs no transposed copy, and one query with 16 heads or 16 queries with one head are the same product. Each result is one
+// chain along C. With tiles, rows are gathered 32 at a time.
+#pragma once
+#include "packed.h"
+
+namespace fathom {
+namespace FATHOM_ISA {
+
+constexpr int PIECE = 256;  // keys whose products exist at once
+
+// Packs `n` vectors (at most 16) of C values at x + i·stride into [padded(C)/2][16][2]; missing ones are zero.
+static inline void pack_lanes(bf16* out, const bf16* x, int64_t stride, int64_t n, int64_t C) {
+    uint32_t* o = (uint32_t*)out;
+    int64_t K2 = padded(C) / 2;
+    for (int64_t i = 0; i < LANES; i++) {
+        if (i >= n) {
+            for (int64_t c = 0; c < K2; c++) o[c * LANES + i] = 0;
+            continue;
+        }
+        const bf16* v = x + i * stride;
+        for (int64_t c = 0; c < C / 2; c++) memcpy(o + c * LANES + i, v + 2 * c, 4);
+        for (int64_t c = C / 2; c < K2; c++) o[c * LANES + i] = 0;
+    }
+}
+
+// out [n][groups·16] = rows · packs; n at most PIECE, C even. rows[n … ceil(n / 8)·8) may be anything readable.
+static inline void products(const bf16* const* rows, int n, const bf16* packs, int64_t groups, int64_t C, float* out) {
+    int64_t size = panel_size(C), wide = groups * LANES;
+#if defined(FATHOM_TILES)
+    int64_t K = padded(C);
+    alignas(64) bf16 keys[32 * 1024];
+    for (int r0 = 0; r0 < n; r0 += 32) {
+        int count = (int)smaller(32, n - r0);
+        for (int r = 0; r < count; r++) prepare_row(keys, r, count, rows[r0 + r], C);
+        tile_configure(count);
+        for (int64_t g = 0; g < groups; g += 2)
+            tile_block(keys, count, packs + g * size, size, K / 32, g, (int)smaller(2, groups - g),
+                       [&](int r, int64_t group, const vf* v, int some) __attribute__((always_inline)) {
+                           for (int i = 0; i < some; i++) store(out + (r0 + r) * wide + (group + i) * LANES, v[i]);
+                       });
+    }
+    tile_release();
+#else
+    constexpr int BLOCK = ROWS > 4 ? 8 : 4;
+    for (int r0 = 0; r0 < n; r0 += BLOCK) {
+        const bf16* row[BLOCK];
+        for (int i = 0; i < BLOCK; i++) row[i] = rows[r0 + i < n ? r0 + i : r0];
+        for (int64_t g = 0; g < groups; g++) {
+            const bf16* pack = packs + g * size;
+            vf acc[BLOCK] = {};
+            for (int64_t c = 0; c < C; c += 2) {
+                vu q = load_u(pack + c * LANES);
+                for (int i = 0; i < BLOCK; i++) acc[i] = dot2(acc[i], pair(row[i] + c), q);
+            }
+            for (int i = 0; i < BLOCK && r0 + i < n; i++) store(out + (r0 + i) * wide + g * LANES, acc[i]);
+        }
+    }
+#endif
+}
+
+// Rows as values: `n` rows (even) of C values to panels [ceil(C / 16)][n/2][16][2], K = n. Columns beyond C are zero.
+static inline void pack_values(bf16* out, const bf16* const* rows, int n, int64_t C) {
+    for (int i = 0; i < n; i += 2)
+        for (int64_t c = 0; c < C; c += LANES) {
+            vu low = (vu)load_some(rows[i] + c, C - c) >> 16, high = (vu)load_some(rows[i + 1] + c, C - c);
+            store_u(out + (c / LANES * n + i) * LANES, low | high);
+        }
+}
+
+// out [16][ceil(C / 16)·16] = weights · values; weights are pairs of keys [n/2][16], n a multiple of 32. `lanes` of the 16 matter.
+static inline void weigh(const uint32_t* weights, [[maybe_unused]] int lanes, const bf16* values, int n, int64_t C, float* out) {
+    int64_t count = ceil_div(C, LANES), size = (int64_t)n * LANES, wide = count * LANES;
+#if defined(FATHOM_TILES)
+    alignas(64) uint32_t rows[16 * PIECE / 2];
+    for (int k = 0; k < n / 2; k++)
+        for (int l = 0; l < 16; l++) rows[l * (n / 2) + k] = weights[k * 16 + l];
+    tile_configure(16);
+    for (int64_t p = 0; p < count; p += 2)
+        tile_block((const bf16*)rows, 16, values + p * size, size, n / 32, p, (int)smaller(2, count - p),
+                   [&](int r, int64_t panel, const vf* v, int some) __attribute__((always_inline)) {
+                       for (int i = 0; i < some; i++) store(out + r * wide + (panel + i) * LANES, v[i]);
+                   });
+    tile_release();
+#else
+    constexpr int R = ROWS > 4 ? 8 : 4;
+    for (int l = 0; l < lanes; l += R) {
+        auto put = [&](int r, int64_t panel, const vf* v, int some) __attribute__((always_inline)) {
+            for (int i = 0; i < some; i++) store(out + (l + r) * wide + (panel + i) * LANES, v[i]);
+        };
+        int64_t p = 0;
+        for (; p + 2 <= count; p += 2) multiply<R, 2>(weights + l, LANES, values + p * size, size, n / 2, p, put);
+        if (p < count) multiply<R, 1>(weights + l, LANES, values + p * size, size, n / 2, p, put);
+    }
+#endif
+}
+
+}  // namespace FATHOM_ISA
+}  // namespace fathom

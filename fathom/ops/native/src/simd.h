@@ -1,0 +1,162 @@
+// Sixteen fp32 lanes, and bf16 pairs, on any instruction set.
+//
+// The kernels are written once, in the compiler's vector types, and compiled once per instruction set (isa.cpp): 512-bit registers
+// hold a vector whole, narrower ones in pieces. What decides the speed is `dot2`, the product of bf16 pairs added to fp32; it has an
+// instruction of its own on AVX-512 with bf16 and is two multiply-adds elsewhere.
+//
+// Everything is in a namespace named after the instruction set and nothing comes from the C++ library, so the linker can't merge a
+// function compiled for a wide machine into code that must run on a narrow one.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace fathom {
+namespace FATHOM_ISA {
+
+typedef uint16_t bf16;  // the upper half of an fp32
+typedef float vf __attribute__((vector_size(64)));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
+typedef uint16_t vh __attribute__((vector_size(32)));
+
+constexpr int LANES = 16;
+
+#define FATHOM_INLINE static inline __attribute__((always_inline))
+
+FATHOM_INLINE vf splat(float x) { return vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+FATHOM_INLINE vu splat_u(uint32_t x) { return vu{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+FATHOM_INLINE vf load(const float* p) { vf v; memcpy(&v, p, sizeof v); return v; }
+FATHOM_INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
+FATHOM_INLINE vu load_u(const void* p) { vu v; memcpy(&v, p, sizeof v); return v; }
+FATHOM_INLINE void store_u(void* p, vu v) { memcpy(p, &v, sizeof v); }
+FATHOM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+FATHOM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+FATHOM_INLINE float max(float a, float b) { return a > b ? a : b; }
+
+FATHOM_INLINE vf widen(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+FATHOM_INLINE vf load_bf(const bf16* p) { vh h; memcpy(&h, p, sizeof h); return widen(h); }
+FATHOM_INLINE float widen(bf16 h) { uint32_t u = (uint32_t)h << 16; float f; memcpy(&f, &u, 4); return f; }
+
+// Rounds to nearest even; NaN stays NaN.
+FATHOM_INLINE vh narrow(vf x) {
+#if defined(__AVX512BF16__)
+    return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
+    vu u = (vu)x;
+    vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    vu nan = (u >> 16) | 0x40;
+    return __builtin_convertvector((vu)((u & 0x7fffffff) > 0x7f800000 ? nan : rounded), vh);
+#endif
+}
+FATHOM_INLINE void store_bf(bf16* p, vf x) { vh h = narrow(x); memcpy(p, &h, sizeof h); }
+FATHOM_INLINE bf16 narrow(float x) { bf16 out[LANES]; store_bf(out, splat(x)); return out[0]; }
+
+// a·b + c, rounded once where the machine can: one spelling, so that a sum has the same bits wherever it is written.
+FATHOM_INLINE vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    __m256 x[2], y[2], z[2];
+    memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b), memcpy(z, &c, sizeof c);
+    z[0] = _mm256_fmadd_ps(x[0], y[0], z[0]), z[1] = _mm256_fmadd_ps(x[1], y[1], z[1]);
+    memcpy(&c, z, sizeof c);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+FATHOM_INLINE float fma(float a, float b, float c) {
+#if defined(__FMA__)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+// Bit i is set where a[i] > b[i].
+FATHOM_INLINE uint32_t greater(vf a, vf b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#else
+    vi m = a > b;
+    uint32_t bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(m[i] & 1) << i;
+    return bits;
+#endif
+}
+
+// acc + a.high·b.high + a.low·b.low, lane by lane, for lanes of two bf16.
+FATHOM_INLINE vf dot2(vf acc, vu a, vu b) {
+#if defined(__AVX512BF16__)
+    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+#else
+    acc = fma((vf)(a & 0xffff0000u), (vf)(b & 0xffff0000u), acc);
+    return fma((vf)(a << 16), (vf)(b << 16), acc);
+#endif
+}
+
+// One bf16 pair for all lanes.
+FATHOM_INLINE vu pair(const bf16* p) { uint32_t u; memcpy(&u, p, 4); return splat_u(u); }
+
+// Up to `n` lanes; the others are zero and stay unread or unwritten.
+FATHOM_INLINE vf load_some(const float* p, int64_t n) {
+    if (n >= LANES) return load(p);
+    float buffer[LANES] = {};
+    for (int64_t i = 0; i < n; i++) buffer[i] = p[i];
+    return load(buffer);
+}
+FATHOM_INLINE vf load_some(const bf16* p, int64_t n) {
+    if (n >= LANES) return load_bf(p);
+    bf16 buffer[LANES] = {};
+    for (int64_t i = 0; i < n; i++) buffer[i] = p[i];
+    return load_bf(buffer);
+}
+FATHOM_INLINE void store_some(float* p, vf v, int64_t n) {
+    if (n >= LANES) return store(p, v);
+    for (int64_t i = 0; i < n; i++) p[i] = v[i];
+}
+FATHOM_INLINE void store_some(bf16* p, vf v, int64_t n) {
+    if (n >= LANES) return store_bf(p, v);
+    vh h = narrow(v);
+    for (int64_t i = 0; i < n; i++) p[i] = h[i];
+}
+
+// Always the same tree, whatever the instruction set.
+FATHOM_INLINE float sum(vf v) {
+    float x[LANES];
+    store(x, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+}
+
+// e^x within two units in the last place; 0 below -87, so that a masked logit weighs exactly nothing.
+FATHOM_INLINE vf exp(vf x) {
+    vf shifted = min(max(x, splat(-88.f)), splat(88.f));
+    vf n = shifted * 1.44269504088896341f + 12582912.f;  // the magic number leaves the rounded exponent in the low bits
+    vi exponent = (vi)n - 0x4B400000;
+    n = n - 12582912.f;
+    vf f = shifted - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = splat(1.9875691500e-4f);
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * f * f + f + 1.f;
+    vf scaled = p * (vf)((exponent + 127) << 23);
+    return x < -87.f ? vf{} : scaled;
+}
+FATHOM_INLINE float exp(float x) { return exp(splat(x))[0]; }
+
+FATHOM_INLINE vf sigmoid(vf x) { return 1.f / (1.f + exp(-x)); }
+
+FATHOM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FATHOM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FATHOM_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace FATHOM_ISA
+}  // namespace fathom
