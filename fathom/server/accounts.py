@@ -29,54 +29,42 @@ finish("balance"); finish has closed the row itself.
 Request ids are unique among all keys, forever. An id that a client may choose must therefore be scoped by its key
 (f"{key.prefix}-{id}") before it comes here and goes into the journal.
 
+`recover` may be called again whenever the journal has dropped something: a kept row that isn't in `keep` any more is closed then.
+
 Why threads and not an async driver: SQLite has one writer anyway, the command line and the tests use the same code without a loop, and
 one thread that commits everybody's counts together (writer.py) is faster than a transaction per request on either database.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from datetime import UTC, date, datetime
-from pathlib import Path
+import asyncio
+from collections.abc import Collection
+from concurrent.futures import Future
+from datetime import date
 from types import TracebackType
+from typing import Any
 
-from fathom.prices import Price, PriceTable
+from fathom.prices import Price
 from fathom.server.balance import Balance
 from fathom.server.billing import UsageRow
-from fathom.server.keys import Key
-from fathom.server.metering import LedgerRow, Usage
+from fathom.server.books import Accounts
+from fathom.server.keys import Key, Limits, NewKey
+from fathom.server.metering import STATUSES, Begin, Finish, LedgerRow, MeterRow, Record, Resume, Usage
+from fathom.server.refusals import BooksClosed, OutOfBalance, Refusal, Revoked, Taken, TooMany
 
-
-class Accounts:
-    """The synchronous side: thread-safe, every method one transaction. The command line and the tests use it; the server opens and closes it."""
-
-    @classmethod
-    def open(cls, folder: Path, url: str | None = None, prices: PriceTable | None = None, *, serving: bool = True,
-             now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Accounts:
-        """Opens the accounts of a service folder, making or upgrading the database first.
-
-        Args:
-            folder: the one folder that holds everything the service keeps; made if absent.
-            url: any SQLAlchemy URL; FOLDER/accounts.sqlite if None.
-            prices: the price table; the shipped one if None.
-            serving: claim the folder as its only server. The command line doesn't, and works beside a running server.
-        Raises UserError: no such database, a newer version's database, a folder that another server holds.
-        """
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Writes what waits, closes the database and lets go of the folder."""
-        raise NotImplementedError
+__all__ = ["STATUSES", "Accounts", "AsyncAccounts", "Balance", "BooksClosed", "Key", "LedgerRow", "Limits", "Meter", "NewKey", "OutOfBalance",
+           "Refusal", "Revoked", "Taken", "TooMany", "Usage", "UsageRow"]
 
 
 class AsyncAccounts:
-    """What the server awaits. Every method may be cancelled; what was written stays written, and a begin that nobody awaits is closed."""
+    """What the server awaits, from one event loop. Every method may be cancelled: what was written stays, a begin nobody awaits is closed."""
 
     def __init__(self, accounts: Accounts) -> None:
         self.accounts = accounts
+        self._live: set[str] = set()  # requests that have a Meter here
 
     async def authenticate(self, secret: str) -> Key | None:
         """The key that this secret is, None for anything else: malformed, unknown, revoked."""
-        raise NotImplementedError
+        return await asyncio.to_thread(self.accounts.authenticate, secret)
 
     async def begin(self, request_id: str, key: Key, model: str, prompt_tokens: int, cached_tokens: int = 0) -> Meter:
         """Opens a request's row.
@@ -85,51 +73,87 @@ class AsyncAccounts:
         recorded: what 32 requests at once would spend is not there 32 times.
 
         Args:
+            request_id: 1 to 200 characters.
             model: the name it is billed under; its price row of today, or the table's row for unlisted models.
             prompt_tokens: of the whole prompt.  cached_tokens: of these, what the caller knows to be cached and held at that price.
-        Raises OutOfBalance (402), TooMany (429, retry_after), Taken (409, the id is running or billed), BooksClosed (503).
+        Raises OutOfBalance (402), TooMany (429, retry_after), Taken (409, the id is running or billed), Revoked (401), BooksClosed (503).
         """
-        raise NotImplementedError
+        if not 1 <= len(request_id) <= 200 or not 0 <= cached_tokens <= prompt_tokens:
+            raise ValueError(f"{request_id!r}: {cached_tokens} of {prompt_tokens} tokens")
+        now = self.accounts.now()
+        price = self.accounts.prices.charged(model, now)
+        return await self._open(Begin(request_id, key, model, price, prompt_tokens, cached_tokens, now))
 
     async def resume(self, request_id: str, key: Key) -> Meter:
         """Goes on with a row that `recover` kept. meter.usage says what is billed so far; later records hold totals as ever.
 
-        Raises Taken (409): the row is closed (billed is True), or the request is running; UserError: this key has no such request.
+        Raises Taken (409): the row is closed (billed is True), or the request is running; Refusal: this key has no such request.
         """
-        raise NotImplementedError
+        if request_id in self._live:
+            raise Taken("request", request_id, "is the id of a request under way", "wait for its answer")
+        return await self._open(Resume(request_id, key))
 
     async def recover(self, keep: Collection[str] = ()) -> list[LedgerRow]:
-        """Closes, as "crashed", the open rows of a server that was killed on this folder, but for the ids in `keep`. Once, at start."""
-        raise NotImplementedError
-
-    async def abandon(self, request_id: str) -> LedgerRow | None:
-        """Closes a kept row whose journal was dropped, as "crashed". None if it isn't open."""
-        raise NotImplementedError
+        """Closes, as "crashed", the open rows of earlier starts of this server, but for the ids in `keep`. At start, and again later."""
+        return await asyncio.to_thread(self.accounts.recover, {*keep, *self._live})
 
     async def balance(self, key: Key) -> Balance:
         """What the key's account has; Balance.api() is the body of GET /user/balance."""
-        raise NotImplementedError
+        return await asyncio.to_thread(self.accounts.balance, key.account_id)
 
     async def usage(self, key: Key | None = None, since: date | None = None, until: date | None = None) -> list[UsageRow]:
-        """Closed requests summed by key and UTC day (of their end), oldest first; of this key's whole account, or of all accounts."""
-        raise NotImplementedError
+        """Closed requests summed by UTC day (of their end), key and model, oldest first; of this key's whole account, or of all accounts."""
+        account_id = None if key is None else key.account_id
+        return await asyncio.to_thread(lambda: self.accounts.usage(account_id=account_id, since=since, until=until))
 
     async def close(self) -> None:
         """Accounts.close, off the event loop."""
-        raise NotImplementedError
+        await asyncio.to_thread(self.accounts.close)
+
+    async def _open(self, operation: Begin | Resume) -> Meter:
+        name, fresh = operation.request_id, operation.request_id not in self._live
+        self._live.add(name)
+        future = self.accounts.submit(operation)
+        try:
+            return Meter(self, await asyncio.wrap_future(future))
+        except BaseException:
+            if fresh:
+                self._live.discard(name)
+            if future.running() or (future.done() and not future.cancelled() and future.exception() is None):
+                future.add_done_callback(self._forsake)  # cancelled while it was being written
+            raise
+
+    def _forsake(self, future: Future[Any]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            Meter(self, future.result()).finish_soon("cancelled")
 
 
 class Meter:
-    """One running request. Use it from one task."""
+    """One running request. Use it from one task. usage: what is recorded."""
 
-    request_id: str
-    price: Price
-    usage: Usage  # what is recorded
+    def __init__(self, service: AsyncAccounts, row: MeterRow) -> None:
+        self._service, self._row = service, row
+        self._closing: Future[Any] | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self._row.request_id
+
+    @property
+    def price(self) -> Price:
+        """The row that it is charged by."""
+        return self._row.price
+
+    @property
+    def usage(self) -> Usage:
+        """What is recorded."""
+        return self._row.usage
 
     @property
     def cost(self) -> int:
         """Nano-dollars recorded so far."""
-        raise NotImplementedError
+        return self._row.cost
 
     async def record(self, usage: Usage) -> None:
         """Writes the totals so far and takes their price off the balance. Back when that is on disk.
@@ -137,7 +161,8 @@ class Meter:
         The first record brings hit and miss, which stay; output and reasoning only grow (ValueError otherwise).
         Raises OutOfBalance: nothing of this call is charged, don't hand its tokens out. BooksClosed: the same, and stop everything.
         """
-        raise NotImplementedError
+        future = self._service.accounts.submit(Record(self.request_id, self._row.account_id, usage))
+        self._row = await asyncio.wrap_future(future)
 
     async def finish(self, status: str, usage: Usage | None = None) -> LedgerRow:
         """Records, and closes the request into its one immutable ledger row; a second finish returns the same row.
@@ -146,14 +171,26 @@ class Meter:
         (the client left), failed (our error), balance (402 on the way).
         Raises OutOfBalance if `usage` can't be paid; the row is closed all the same, as "balance", with what was recorded before.
         """
-        raise NotImplementedError
+        closed = await asyncio.shield(asyncio.wrap_future(self._close(status, usage)))
+        if closed.unpaid is not None:
+            raise closed.unpaid
+        return closed.row
 
     def finish_soon(self, status: str) -> None:
         """finish without waiting, from anywhere: for `finally` blocks and cancelled tasks. Does nothing on a closed row."""
-        raise NotImplementedError
+        self._close(status, None)
+
+    def _close(self, status: str, usage: Usage | None) -> Future[Any]:
+        failed = self._closing is not None and self._closing.done() and self._closing.exception() is not None
+        if self._closing is None or failed:
+            accounts = self._service.accounts
+            self._closing = accounts.submit(Finish(self.request_id, self._row.account_id, status, accounts.now(), usage))
+            self._closing.add_done_callback(lambda _: self._service._live.discard(self.request_id))
+        return self._closing
 
     async def __aenter__(self) -> Meter:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        raise NotImplementedError
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError | GeneratorExit)
+        self.finish_soon("cancelled" if cancelled else "balance" if isinstance(error, OutOfBalance) else "failed")

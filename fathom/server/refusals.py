@@ -50,3 +50,9 @@ class BooksClosed(Refusal):
     """The accounts can't be written: database gone, disk full, or another server took over. Nothing may be handed out."""
 
     status, code = 503, "accounts_unavailable"
+
+
+class Revoked(Refusal):
+    """The key was revoked after it was authenticated."""
+
+    status, code = 401, "invalid_api_key"
