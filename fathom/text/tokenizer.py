@@ -57,6 +57,7 @@ class Tokenizer:
             raise UserError(origin, str(error), "a tokenizer.json that the tokenizers library reads",
                             "copy the file again or train a new tokenizer") from error
         self._control_ids = frozenset(self._controls.values())
+        self._ids = frozenset(definition["model"]["vocab"].values()) | self._control_ids
         spellings = sorted(self._controls, key=len, reverse=True)  # of two that begin alike the longer one wins, as in the library
         self._control_pattern = re.compile("|".join(map(re.escape, spellings)) or r"(?!)")
         self.bos_id, self.eos_id = self.control_id(special.BOS), self.control_id(special.EOS)
@@ -110,6 +111,10 @@ class Tokenizer:
     def control_ids(self) -> frozenset[int]:
         """The ids that `encode` never gives."""
         return self._control_ids
+
+    def has(self, token_id: int) -> bool:
+        """Whether there is a token of that id: vocabularies may have holes."""
+        return token_id in self._ids
 
     def control_id(self, spelling: str) -> int:
         """Id of one control token, `special.USER` and the like.
