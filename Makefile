@@ -40,9 +40,11 @@ clean:  ## remove .venv, caches and build outputs; runs/ stays
 # Made anew when pyproject.toml changes; an interrupted setup has no stamp and starts over with what is there.
 .venv/.installed: pyproject.toml
 	@sh scripts/make-venv.sh "$(PYTHON)"
-	@echo "setup 2/3: $(TORCH), the large one"
+	@echo "setup 2/4: $(TORCH), the large one"
 	@quiet=-q; [ -t 1 ] && quiet=; $(RUN) pip install $$quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	@echo "setup 3/3: Fathom and its tools ($(EXTRAS))"
+	@echo "setup 3/4: Fathom and its tools ($(EXTRAS))"
 	@$(RUN) pip install -q --disable-pip-version-check -e ".[$(EXTRAS)]"
+	@echo "setup 4/4: native kernels"
+	@$(RUN) fathom.ops.native.build
 	@touch $@
 	@echo "setup done: .venv/bin/fathom --help"

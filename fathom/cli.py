@@ -71,6 +71,7 @@ def _generate(app: typer.Typer) -> None:
         stop: Annotated[list[str] | None, typer.Option(help="End before this text (\\n is a line break); may be repeated.")] = None,
         dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; bfloat16 where the device has it.")] = None,
         device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
+        kernels: Annotated[str, typer.Option(help="auto, reference, or one of amx, avx512, avx2, portable.")] = "auto",
         bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put the begin-of-sentence token in front.")] = True,
         quiet: Annotated[bool, typer.Option("--quiet", help="Print the continuation alone.")] = False,
     ) -> None:
@@ -83,7 +84,7 @@ def _generate(app: typer.Typer) -> None:
           fathom generate --model runs/demo --temperature 0 --max-tokens 64 --stop "\\n\\n" "class Stack:"
         """
         text = sys.stdin.read() if prompt == "-" else prompt
-        session = _load(model, device, dtype, quiet)
+        session = _load(model, device, dtype, quiet, kernels)
         if not quiet:
             print(text, end="", flush=True)
         for piece in session.stream(text, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed,
@@ -92,7 +93,7 @@ def _generate(app: typer.Typer) -> None:
         print()
 
 
-def _load(folder: Path, device: str, precision: str | None, quiet: bool) -> Any:
+def _load(folder: Path, device: str, precision: str | None, quiet: bool, kernels: str = "auto") -> Any:
     """A session, with a progress bar while a large model is read."""
     from rich.progress import Progress
 
@@ -100,7 +101,7 @@ def _load(folder: Path, device: str, precision: str | None, quiet: bool) -> Any:
 
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(f"loading {folder}", total=None)
-        return load(folder, device=device, precision=precision, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        return load(folder, device=device, precision=precision, kernels=kernels, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _train(app: typer.Typer, verb: str) -> None:
@@ -141,15 +142,17 @@ def _eval(app: typer.Typer) -> None:
     app.command("eval", help=HELP)(make_command(_open_local, lambda: os.environ.get("FATHOM_API_KEY", "")))
 
 
-def _open_local(folder: Path) -> tuple[str, Callable[..., str]]:
-    """A checkpoint as the evaluation asks it: (name, chat(messages, max_tokens=…, temperature=…) → text)."""
+def _open_local(folder: Path) -> Any:
+    """A checkpoint as the evaluation asks it."""
+    from .eval.runner import Opened
+
     session = _load(folder, "auto", None, quiet=False)
 
     def chat(messages: list[dict[str, Any]], *, max_tokens: int, temperature: float | None) -> str:
         options = {} if temperature is None else {"temperature": temperature}
         return session.chat(messages, thinking=False, max_tokens=max_tokens, **options)["content"]
 
-    return folder.resolve().name, chat
+    return Opened(folder.resolve().name, chat)
 
 
 def _doctor(app: typer.Typer) -> None:
@@ -157,6 +160,7 @@ def _doctor(app: typer.Typer) -> None:
     def doctor(
         device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
         as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+        build: Annotated[bool, typer.Option("--build", help="First compile the native kernels (needs a C++ compiler).")] = False,
     ) -> None:
         """Say what this installation can do: device, precisions, versions, and which kernel serves which operator.
 
@@ -165,14 +169,39 @@ def _doctor(app: typer.Typer) -> None:
           fathom doctor
 
           fathom doctor --json
-        """
-        from .doctor import examine, show
 
+          fathom doctor --build
+        """
+        from .doctor import build_kernels, examine, show
+
+        if build:
+            build_kernels(lambda line: print(line, file=sys.stderr))
         found = examine(device)
         if as_json:
             print(json.dumps(found, indent=1))
         else:
             show(found, Console())
+
+
+def _keys(app: typer.Typer) -> None:
+    try:
+        from .server.keys_command import keys_app
+    except ModuleNotFoundError as missing:
+        raise _without_extra("keys", "serve", missing) from None
+    app.add_typer(keys_app(lambda: os.environ.get("FATHOM_DATABASE")), name="keys")
+
+
+def _bills(app: typer.Typer, verb: str) -> None:
+    try:
+        from .server.bill_command import bill_command, price_command
+    except ModuleNotFoundError as missing:
+        raise _without_extra(verb, "serve", missing) from None
+    make = bill_command if verb == "bill" else price_command
+    app.command(verb)(make(lambda: os.environ.get("FATHOM_DATABASE")))
+
+
+def _without_extra(verb: str, extra: str, missing: ModuleNotFoundError) -> UserError:
+    return UserError(verb, None, f"needs the module {missing.name}", f"pip install 'fathom[{extra}]'")
 
 
 VERBS: dict[str, tuple[str, Callable[[typer.Typer], None]]] = {
@@ -182,6 +211,9 @@ VERBS: dict[str, tuple[str, Callable[[typer.Typer], None]]] = {
     "plan": ("what a model is, takes and costs", _plan),
     "convert": ("rewrite a checkpoint in another precision", _convert),
     "eval": ("score a model or an endpoint with the YZ Index", _eval),
+    "keys": ("make, limit and revoke API keys; give their accounts money", _keys),
+    "bill": ("what the keys used and what it costs", lambda app: _bills(app, "bill")),
+    "price": ("the same traffic at other prices", lambda app: _bills(app, "price")),
     "doctor": ("what this installation can do, and why", _doctor),
 }
 

@@ -6,6 +6,7 @@ that the model uses.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from . import __version__
 from .device import choose_device, device_name, memory_info, supports_bf16
-from .ops import DTYPES, select
+from .ops import DTYPES, native, select
 
 PACKAGES = {"core": ("torch", "numpy", "safetensors", "tokenizers", "typer", "rich"), "plot": ("matplotlib",), "eval": ("httpx",)}
 
@@ -29,8 +30,11 @@ def examine(device: str) -> dict[str, Any]:
     where = choose_device(device)
     free, total = memory_info(where)
     bf16 = supports_bf16(where)
-    kernels = [{"operator": row.operator, "kernel": row.source, "backward": row.backward, "reason": row.reason}
-               for row in select(where.type, "bf16", training=False)[1]]
+    rows = native.rows(head_dim=128, index_head_dim=64, streams=4)  # of any usual size: these serve all the same operators
+    passed_over = {row.operator: row.reason for row in rows if row.kernel is None and where.type == row.device}
+    kernels = [{"operator": row.operator, "kernel": row.source, "backward": row.backward,
+                "reason": f"native: {passed_over[row.operator]}" if row.operator in passed_over else row.reason}
+               for row in select(where.type, "bf16", training=False, rows=rows)[1]]
     return {
         "fathom": __version__, "python": platform.python_version(), "system": platform.platform(), "threads": torch.get_num_threads(),
         "packages": {extra: {name: _version(name) for name in names} for extra, names in PACKAGES.items()},
@@ -38,6 +42,15 @@ def examine(device: str) -> dict[str, Any]:
         "precisions": {name: ("native" if name != "bf16" or bf16 else "works, without hardware support") for name in DTYPES},
         "kernels": kernels,
     }
+
+
+def build_kernels(say: Callable[[str], None]) -> None:
+    """Compiles the native kernels unless they are there; `say` is told how it goes.
+
+    Raises:
+        UserError: no compiler, or it fails.
+    """
+    say(f"native kernels: {native.build(native.default_folder(), say=say)}")
 
 
 def _version(package: str) -> str | None:

@@ -18,24 +18,25 @@ from .config import ModelConfig
 from .device import choose_device, supports_bf16
 from .engine import Engine, Request, Sampling
 from .errors import UserError
-from .model import Transformer
+from .model import Transformer, kernel_rows
 from .ops import DTYPES
 from .text import StopStrings, StreamDecoder, Tokenizer, encode_parts, parse_completion
 
 _TORCH_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
 
 
-def load(path: str | Path, *, device: str | None = None, precision: str | None = None, progress: Any = None) -> Session:
+def load(path: str | Path, *, device: str | None = None, precision: str | None = None, kernels: str = "auto", progress: Any = None) -> Session:
     """Opens a model for generation.
 
     Args:
         path: a checkpoint folder, or a run folder (its newest checkpoint).
         device: "auto" or None, "cpu", or an accelerator's name.
         precision: "fp32", "bf16", "fp16" (or torch's names); bf16 where the device has it, else fp32, unless given.
+        kernels: "auto" (the fastest that cover device and precision), "reference", or an instruction set of the native ones.
         progress: called with (done, total) bytes while weights are read.
 
     Raises:
-        UserError: no model there, a damaged file, an unknown device or precision.
+        UserError: no model there, a damaged file, an unknown device, precision or choice of kernels.
     """
     folder = model_folder(path)
     where = choose_device(device)
@@ -45,7 +46,8 @@ def load(path: str | Path, *, device: str | None = None, precision: str | None =
         raise UserError("precision", precision, f"one of {', '.join(DTYPES)}")
     checkpoint = open_checkpoint(folder)
     tokenizer = Tokenizer.load(folder if (folder / "tokenizer.json").exists() else folder.parent.parent)
-    model = Transformer(checkpoint.config, dtype=DTYPES[precision], device=where)
+    rows = kernel_rows(checkpoint.config, where, precision, kernels)
+    model = Transformer(checkpoint.config, dtype=DTYPES[precision], device=where, rows=rows)
     checkpoint.load_into(model.tensors(), progress)
     return Session(Engine(model), tokenizer)
 

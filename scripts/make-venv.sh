@@ -22,7 +22,7 @@ for python in ${1:-python3 python3.14 python3.13 python3.12 python3.11}; do
     if ! command -v "$python" >/dev/null 2>&1; then
         [ -z "${1:-}" ] || reasons="$python: not found"
     elif reason=$("$python" -c "$ask" 2>&1); then
-        echo "setup 1/3: .venv with $("$python" --version)"
+        echo "setup 1/4: .venv with $("$python" --version)"
         rm -rf .venv
         exec "$python" -m venv .venv
     else
