@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,7 @@ from fathom.server import audit, billing, credits, keys, transaction
 from fathom.server.balance import Balance
 from fathom.server.database import open_database, reading, to_stored
 from fathom.server.keys import Key, Limits, NewKey
-from fathom.server.metering import Finish, LedgerRow, Operation
+from fathom.server.metering import Closed, Finish, LedgerRow, Operation
 from fathom.server.tables import accounts, servers
 from fathom.server.writer import INTERVAL, Writer
 
@@ -170,6 +170,20 @@ class Accounts:
         doomed = [meter for meter in left if meter.request_id not in set(keep)]
         waiting = [self.submit(Finish(meter.request_id, meter.account_id, "crashed", self.now())) for meter in doomed]
         return [future.result().row for future in waiting]
+
+    def settle(self, age: timedelta) -> list[LedgerRow]:
+        """Closes, as "crashed", every request that was begun longer ago, whosever it is: for servers that won't come back.
+
+        One that is running after all is stopped when it next records.
+        """
+        with self.engine.begin() as connection:
+            now, settled = self.now(), []
+            for meter in transaction.open_meters(connection):
+                if meter.started <= now - age:
+                    end = Finish(meter.request_id, meter.account_id, "crashed", now)
+                    (done,) = transaction.carry_out(connection, [end], meter.server, meter.generation)
+                    settled += [done.row] if isinstance(done, Closed) else []
+            return settled
 
     def _commit(self, operations: Sequence[Operation]) -> list[transaction.Outcome]:
         assert self._claim is not None

@@ -23,6 +23,7 @@ from fathom.errors import UserError
 from fathom.server.migrations import upgrade
 from fathom.server.tables import IMMUTABLE
 
+FOLDER = Path("runs/service")  # what the service keeps, where nobody says otherwise
 FILE = "accounts.sqlite"
 PATIENCE = 30.0  # seconds to wait for another writer's transaction
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)

@@ -31,6 +31,11 @@ def run(connection: Connection, operations: Sequence[Operation], server: str, ge
     Raises BooksClosed where another server has taken over.
     """
     check_generation(connection, server, generation)
+    return carry_out(connection, operations, server, generation)
+
+
+def carry_out(connection: Connection, operations: Sequence[Operation], server: str, generation: int) -> list[Outcome]:
+    """`run` on behalf of a server, without asking whether it is still the one."""
     books = _read(connection, operations, server, generation)
     before = {key: replace(state) for key, state in books.accounts.items()}, dict(books.meters), dict(books.closed)
     outcomes: list[Outcome] = []
