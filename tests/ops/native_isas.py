@@ -1,0 +1,38 @@
+"""The instruction sets that can be tested here: those that the processor runs, and AMX's algorithms on emulated tiles."""
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fathom.ops.native.build import EMULATED, ISA_FLAGS, build, default_folder, find_compiler, library_file
+from fathom.ops.native.kernels import Native
+from fathom.ops.native.library import lacking, open_library
+
+ROOT = Path(__file__).parents[2]
+ALL = [*ISA_FLAGS, *EMULATED]
+
+
+@cache
+def native(isa: str) -> Native:
+    """Kernels of one instruction set; skips the test where they can't be had."""
+    if find_compiler() is None:
+        pytest.skip("needs a C++ compiler")
+    if isa in EMULATED:
+        fast = ISA_FLAGS["avx512"] if not lacking("avx512") else ()
+        file = build(ROOT / "build" / "native-emulated", isas={isa: (*fast, *EMULATED[isa])})
+    elif lacking(isa):
+        pytest.skip(f"this processor lacks {', '.join(lacking(isa))}")
+    else:
+        file = library_file(default_folder())
+        assert file.exists(), "make setup builds the native kernels"
+    kernels = open_library(file).kernels(isa)
+    if kernels is None:
+        pytest.skip("the system doesn't grant it")
+    return Native(kernels)
+
+
+def available() -> list[str]:
+    """Instruction sets that this machine can run, without building anything."""
+    return [isa for isa in ISA_FLAGS if not lacking(isa)] if find_compiler() else []
