@@ -38,7 +38,7 @@ def make_command(open_local: OpenLocal, key_from_environment: Callable[[], str])
     """The function to mount with `app.command("eval", help=HELP)`.
 
     Args:
-        open_local: path -> (name, chat(messages, max_tokens=…, temperature=…) -> text); called only for --local.
+        open_local: opens a checkpoint folder; called only for --local.
         key_from_environment: the endpoint's key where no --key-file is given, "" for none; called only for --endpoint.
     """
 
@@ -62,6 +62,7 @@ def make_command(open_local: OpenLocal, key_from_environment: Callable[[], str])
         prices: Annotated[list[Path] | None, typer.Option(help="TOML file with [[price]] rows, over the shipped ones.")] = None,
         price_model: Annotated[str | None, typer.Option(help="Whose price to take, if not --model's.")] = None,
         temperature: Annotated[float, typer.Option(help="Sampling temperature; below 0 to send none.")] = choices.TEMPERATURE,
+        max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens an answer, for models that don't end by themselves.")] = None,
         thinking_room: Annotated[int | None, typer.Option(help="Tokens on top of each item's limit [endpoint: 8192, local: 0].")] = None,
         timeout: Annotated[float, typer.Option(help="Seconds for one attempt.")] = 600.0,
         attempts: Annotated[int, typer.Option(help="Attempts per request before it is given up.")] = 8,
@@ -75,7 +76,8 @@ def make_command(open_local: OpenLocal, key_from_environment: Callable[[], str])
             context=tokens("--context", context), long_context=None if long_context is None else tokens("--long-context", long_context),
             humaneval=humaneval, mbpp=mbpp, repeats=repeats, concurrency=concurrency, out=out, resume=resume, compare=tuple(compare or ()),
             prices=tuple(prices or ()), price_model=price_model, temperature=None if temperature < 0 else temperature,
-            thinking_room=thinking_room, timeout=timeout, attempts=attempts, extra=extra_body(extra), proxy=proxy, sandbox=sandbox,
+            max_tokens=max_tokens, thinking_room=thinking_room, timeout=timeout, attempts=attempts, extra=extra_body(extra), proxy=proxy,
+            sandbox=sandbox,
         ), open_local=open_local)
 
     return command

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from fathom.eval.pools import Probe
 from fathom.eval.runner import Event
-from fathom.eval.webreport import comparison_rows, number
+from fathom.eval.webreport import comparison_rows, number, remarks
 
+VALUELESS = "not rated: no price is known for this model (--prices, --price-model)"
 TOLD = 5  # troubles shown while a run goes on
 STYLES = {"pass": "green", "warn": "yellow", "fail": "red", "not rated": ""}
 
@@ -69,7 +70,8 @@ def print_summary(summary: Mapping[str, Any], console: Console, others: Sequence
     table.add_row("overall", number(s["overall"]), style=f"bold {STYLES[s['label']]}".strip())
     console.print(table)
     label = s["label"] if s["label"] == "not rated" else f"{s['label']} ({s['recommendation']})"
-    facts = [("integrity", label), *((name, number(s[name])) for name in ("stability", "availability", "value"))]
+    facts = [("integrity", label), *((name, number(s[name])) for name in ("stability", "availability"))]
+    facts.append(("value", number(s["value"]) if s["value"] is not None else VALUELESS))
     if s["points_per_dollar"] is not None:
         facts.append(("points per US$", f"{s['points_per_dollar']:.1f}"))
     if s["constraint_keeping"] is not None:
@@ -81,6 +83,7 @@ def print_summary(summary: Mapping[str, Any], console: Console, others: Sequence
         facts.append(("rank", f"{summary['rank']['mean']:.2f} (mean of {runs} run{'s' if runs != 1 else ''})"))
     if cost:
         facts.append(("cost of this run", f"US$ {cost['dollars']} by {cost['price']}"))
+    facts += [("note", text) for text in remarks(summary)]
     for name, text in facts:
         console.print(f"  {name}: {text}", highlight=False, markup=False)
     if not s["complete"]:

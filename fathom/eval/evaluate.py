@@ -21,12 +21,12 @@ from fathom.eval.client import Endpoint, chat_url
 from fathom.eval.console import Watch, print_comparison, print_summary
 from fathom.eval.items import Kind
 from fathom.eval.pools import Probe
-from fathom.eval.runner import LocalModel, Model, run_probes
+from fathom.eval.runner import LocalModel, Model, Opened, run_probes
 from fathom.eval.store import Run, Store
 from fathom.prices import Price, load_prices
 from fathom.report import plots
 
-OpenLocal = Callable[[Path], tuple[str, Callable[..., Any]]]
+OpenLocal = Callable[[Path], Opened]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Options:
     prices: tuple[Path, ...] = ()
     price_model: str | None = None
     temperature: float | None = choices.TEMPERATURE
+    max_tokens: int | None = None
     thinking_room: int | None = None
     timeout: float = 600.0
     attempts: int = 8
@@ -65,7 +66,7 @@ def evaluate(options: Options, *, open_local: OpenLocal | None = None, console: 
     """Runs or continues an evaluation and writes its reports; with nothing to ask, only compares.
 
     Args:
-        open_local: opens a checkpoint folder: path -> (name, chat(messages, max_tokens=…, temperature=…) -> text).
+        open_local: opens a checkpoint folder.
         console: where to print.  kinds: in place of the built-in ones.
 
     Returns the run's summary, or None when runs were only compared. Raises UserError on whatever the user can mend.
@@ -89,9 +90,10 @@ def evaluate(options: Options, *, open_local: OpenLocal | None = None, console: 
         try:
             run = _begin(options, model.name, files, store, kinds, console)
             probes = [*choose_probes(options, kinds, run.seed), *files]
-            threads = options.concurrency if options.local is None else 2  # one asks while the other judges
+            threads = model.at_once + 1 if isinstance(model, LocalModel) else options.concurrency  # one judges while the others ask
             with Watch(probes, console) as watch:
-                complete = run_probes(probes, model, store, run.id, kinds, concurrency=threads, sandbox=sandbox, tell=watch.tell)
+                complete = run_probes(probes, model, store, run.id, kinds, concurrency=threads, max_tokens=options.max_tokens,
+                                      sandbox=sandbox, tell=watch.tell)
         except KeyboardInterrupt:
             console.print(f"Stopped. The same command continues in {options.out}.", highlight=False, markup=False, soft_wrap=True)
             raise
@@ -119,7 +121,7 @@ def check(options: Options) -> None:
         if not options.model:
             raise UserError("--model", None, "an endpoint needs the model's name", "GET /models of the endpoint lists them")
     least = {"--concurrency": (options.concurrency, 1), "--repeats": (options.repeats, 1), "--attempts": (options.attempts, 1),
-             "--thinking-room": (options.thinking_room, 0), "--seed": (options.seed, 0)}
+             "--max-tokens": (options.max_tokens, 1), "--thinking-room": (options.thinking_room, 0), "--seed": (options.seed, 0)}
     for name, (value, low) in least.items():
         if value is not None and value < low:
             raise UserError(name, value, f"at least {low}")
@@ -141,9 +143,9 @@ def choose_probes(options: Options, kinds: Mapping[str, Kind], seed: int) -> lis
 def _begin(options: Options, name: str, files: list[Probe], store: Store, kinds: Mapping[str, Kind], console: Console) -> Run:
     """The unfinished run of the same options, or a new one with its items written down."""
     settings = {"context": options.context, "dimensions": sorted(options.dimensions), "long_context": options.long_context,
-                "repeats": options.repeats, "temperature": options.temperature, "thinking_room": options.thinking_room,
-                "extra": dict(options.extra), "files": [probe.id for probe in files], "sandbox": options.sandbox,
-                "choices": choices.VERSION}
+                "repeats": options.repeats, "temperature": options.temperature, "max_tokens": options.max_tokens,
+                "thinking_room": options.thinking_room, "extra": dict(options.extra), "files": [probe.id for probe in files],
+                "sandbox": options.sandbox, "choices": choices.VERSION}
     mode = "custom" if options.dimensions else "full" if options.full else "smoke"
     endpoint = "local" if options.endpoint is None else chat_url(options.endpoint).partition("?")[0]
     if options.resume:
@@ -196,8 +198,7 @@ def _model(options: Options, open_local: OpenLocal | None) -> Model:
     if options.local is not None:
         if open_local is None:
             raise UserError("--local", options.local, "needs a session to open it")
-        name, chat = open_local(options.local)
-        return LocalModel(options.model or name, chat, options.temperature, options.thinking_room or 0)
+        return LocalModel(open_local(options.local), options.model, options.temperature, options.thinking_room or 0)
     assert options.endpoint is not None and options.model is not None, "check saw to it"
     room = choices.THINKING_ROOM if options.thinking_room is None else options.thinking_room
     return Endpoint(options.endpoint, options.model, options.key, concurrency=options.concurrency, timeout=options.timeout,

@@ -1,7 +1,8 @@
 """Grounding: does the model answer from the document, and can it say where it read it?
 
 Four kinds, all over an archive (archive.py) of 2K to 1M tokens: one fact among look-alikes (`lookup`), a chain of two or three
-facts (`chain`), records that contradict each other (`conflict`), and a list or a sum over several passages (`gather`).
+facts (`chain`), records that contradict each other (`conflict`), and a list or a sum over several passages (`gather`). The level is the
+length and the seed says the depth, so that a run, whose seeds follow each other, spreads evenly over both.
 
 The rule: the ANSWER line must hold the value, and the CITE line every passage that the answer rests on and none that has nothing
 to do with it. An id that isn't in the document is an invented citation and makes the answer wrong, wherever it stands. So
@@ -30,7 +31,7 @@ QUESTIONS = {
     "port": "Through which harbour is {s} supplied?",
 }
 NUMERIC = ("altitude", "crew", "founded", "grant")
-ID = re.compile(r"[A-Z]{2}\d{4}")
+DEPTH_SHIFT = {"lookup": 0, "chain": 1, "conflict": 3, "gather": 4}  # so that the kinds of a run don't all take the same cells
 
 
 def lookup(seed: int, level: int) -> Item:
@@ -112,7 +113,7 @@ SHAPES = {"number": "the number, in digits", "name": "the name, nothing else", "
 
 def _item(kind: str, seed: int, level: int, w: Writer, question: str, value: str, shape: str, required: Sequence[str],
           allowed: Sequence[str], decoys: Sequence[tuple[str, str]]) -> Item:
-    depth = w.rng.choice(DEPTHS)
+    depth = DEPTHS[(seed + DEPTH_SHIFT[kind]) % len(DEPTHS)]
     document = w.finish(LENGTHS[level - 1], depth)
     text = f"{PREAMBLE}{document}\n\nQuestion: {question}{FORMAT.format(shape=SHAPES[shape])}"
     payload = {"answer": value, "shape": shape, "required": list(required), "allowed": [*required, *allowed],

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fathom.errors import UserError
 from fathom.eval.client import Failure, Log, Refused
@@ -44,19 +44,32 @@ class Model(Protocol):
         """Lets go of what it holds."""
 
 
+class Opened(NamedTuple):
+    """A checkpoint ready to be asked.
+
+    name: how the run is called.  chat(messages, max_tokens=…, temperature=…) -> text, or an object like Reply.
+    at_once: how many calls of `chat` may run at a time.
+    """
+
+    name: str
+    chat: Callable[..., Any]
+    at_once: int = 1
+
+
 class LocalModel:
-    """A model in this process: chat(messages, max_tokens=…, temperature=…) -> text, or an object like Reply.
+    """A model in this process.
 
     Args:
-        name: how the run is called.  chat: is called from one thread at a time.  temperature: passed on; None is left to the model.
+        opened: the model.  name: how to call the run instead.  temperature: passed on; None is left to the model.
         room: tokens granted for reasoning on top of an item's own limit.
     """
 
     remote = False  # a model whose context is too short for everything has a score: 0
 
-    def __init__(self, name: str, chat: Callable[..., Any], temperature: float | None = 0.0, room: int = 0) -> None:
-        self.name, self.chat, self.temperature, self.room = name, chat, temperature, room
-        self._one = threading.Lock()
+    def __init__(self, opened: Opened, name: str | None = None, temperature: float | None = 0.0, room: int = 0) -> None:
+        self.name, self.chat, self.temperature, self.room = name or opened.name, opened.chat, temperature, room
+        self.at_once = opened.at_once
+        self._turns = threading.BoundedSemaphore(opened.at_once)
 
     def body(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> dict[str, Any]:
         """The call's arguments."""
@@ -66,7 +79,7 @@ class LocalModel:
 
     def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, request_id: str, log: Log) -> Reply:
         """One call. A UserError of the model (a prompt beyond its context) is a refusal of this item."""
-        with self._one:
+        with self._turns:
             began = datetime.now(UTC)
             try:
                 answer = self.chat([dict(m) for m in messages], max_tokens=max_tokens + self.room, temperature=self.temperature)
@@ -95,16 +108,19 @@ class Event:
 
 
 def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str, kinds: Mapping[str, Kind], *, concurrency: int,
-               sandbox: object = None, tell: Callable[[Event], None] = lambda event: None) -> bool:
+               max_tokens: int | None = None, sandbox: object = None, tell: Callable[[Event], None] = lambda event: None) -> bool:
     """Asks and judges all that the store lacks. True when every asking has its verdict.
 
     Args:
         probes: the run's, in the order of asking.  kinds: by name; those of `ready` items are needed too.
-        concurrency: threads.  sandbox: handed to the judges.  tell: called in this thread for each asking, stored ones too.
+        concurrency: threads.  max_tokens: at most so many an answer, whatever its item grants; None leaves it to the items.
+        sandbox: handed to the judges.  tell: called in this thread for each asking, stored ones too.
 
-    Raises UserError where going on is pointless: a wrong key or address, or nothing but trouble with an endpoint from the start.
+    Raises UserError where going on is pointless: a wrong key or address, nothing but trouble with an endpoint from the start, or a run
+    whose items another version of Fathom made.
     """
     replies, verdicts = store.replies(run_id), store.verdicts(run_id)
+    asking = _Asking(model, store, run_id, kinds, replies, store.fingerprints(run_id), max_tokens, sandbox)
     jobs: queue.SimpleQueue[tuple[Probe, int]] = queue.SimpleQueue()
     done: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
@@ -126,7 +142,7 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
             except queue.Empty:
                 return
             try:
-                done.put(_one(probe, repeat, model, store, run_id, kinds, replies, sandbox, stop))
+                done.put(_one(probe, repeat, asking, stop))
             except BaseException as error:  # handed to the main thread, which raises it
                 done.put(error)
                 return
@@ -154,10 +170,26 @@ def run_probes(probes: Sequence[Probe], model: Model, store: Store, run_id: str,
     return complete
 
 
-def _one(probe: Probe, repeat: int, model: Model, store: Store, run_id: str, kinds: Mapping[str, Kind], replies: Mapping[Key, Reply],
-         sandbox: object, stop: threading.Event) -> Event:
+@dataclass(frozen=True)
+class _Asking:
+    """What every asking of a run needs: see run_probes. replies: what the store had when the run began or was taken up again."""
+
+    model: Model
+    store: Store
+    run_id: str
+    kinds: Mapping[str, Kind]
+    replies: Mapping[Key, Reply]
+    fingerprints: Mapping[str, str]
+    max_tokens: int | None
+    sandbox: object
+
+
+def _one(probe: Probe, repeat: int, a: _Asking, stop: threading.Event) -> Event:
     """One asking of one item: its turns, then its verdict."""
-    item = probe.item(kinds)
+    item, model, store, run_id = probe.item(a.kinds), a.model, a.store, a.run_id
+    if item.fingerprint() != a.fingerprints[item.id]:
+        raise UserError("--resume", run_id, f"was begun by another version of Fathom, which makes {item.id} differently", "begin anew with --fresh")
+    limit = item.max_tokens if a.max_tokens is None else min(item.max_tokens, a.max_tokens)
     messages: list[Mapping[str, str]] = list(item.messages)
     answers, asked = [], 0
     now = lambda: datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -165,14 +197,14 @@ def _one(probe: Probe, repeat: int, model: Model, store: Store, run_id: str, kin
         key = (item.id, repeat, turn)
         if turn:
             messages += [{"role": "assistant", "content": answers[-1]}, {"role": "user", "content": item.followups[turn - 1]}]
-        reply = replies.get(key)
+        reply = a.replies.get(key)
         if reply is None:
             if stop.is_set():
                 return Event(probe, repeat, None, asked)
-            store.sent(run_id, key, model.body(messages, item.max_tokens), now())
+            store.sent(run_id, key, model.body(messages, limit), now())
             asked += 1
             try:
-                reply = model.ask(messages, max_tokens=item.max_tokens, request_id=f"{run_id}-{item.id}-{repeat}-{turn}",
+                reply = model.ask(messages, max_tokens=limit, request_id=f"{run_id}-{item.id}-{repeat}-{turn}",
                                   log=lambda attempt, key=key: store.attempted(run_id, key, attempt, now()))
             except Failure as error:
                 return Event(probe, repeat, None, asked, str(error))
@@ -182,6 +214,6 @@ def _one(probe: Probe, repeat: int, model: Model, store: Store, run_id: str, kin
                 return Event(probe, repeat, verdict, asked, str(error))
             store.answered(run_id, key, reply)
         answers.append(visible(reply.text))
-    verdict = kinds[item.kind].judge(item, answers, sandbox=sandbox)
+    verdict = a.kinds[item.kind].judge(item, answers, sandbox=a.sandbox)
     store.judged(run_id, item.id, repeat, verdict)
     return Event(probe, repeat, verdict, asked)

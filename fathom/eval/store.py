@@ -166,6 +166,11 @@ class Store:
             rows = self._db.execute(f"SELECT {', '.join(columns)} FROM items WHERE run = ? ORDER BY position", (run_id,)).fetchall()
         return [{**dict(zip(columns, row)), "payload": json.loads(row[8])} for row in rows]
 
+    def fingerprints(self, run_id: str) -> dict[str, str]:
+        """{item: fingerprint} of a run, as its items were when it began."""
+        with self._lock:
+            return dict(self._db.execute("SELECT item, fingerprint FROM items WHERE run=?", (run_id,)).fetchall())
+
     def sent(self, run_id: str, key: Key, request: dict[str, Any], when: str) -> None:
         """Writes the request down, before it goes out; again for one that got no answer is fine."""
         blob = zlib.compress(json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass"), 6)

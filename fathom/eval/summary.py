@@ -13,7 +13,7 @@ from fathom import __version__
 from fathom.eval import choices
 from fathom.eval.scores import LABELS, Outcome, Scores, rank_mean, score_run, shown
 from fathom.eval.store import Reply, Run, Store
-from fathom.prices import Price, dollars
+from fathom.prices import NANO, Price, dollars
 
 FORMAT = 1
 KEEP_CHARS = 1500  # of each end of a long message
@@ -32,6 +32,7 @@ def summarise(store: Store, run_id: str, price: Price | None = None) -> dict[str
         "scores": shown_scores(scores),
         "rank": _rank(store, run, price),
         "dimensions": [_dimension(name, scores, outcomes) for name in scores.dimensions],
+        "refused": len({o.item_id for o in outcomes if o.refused}),
         "usage": _usage(store, run_id, replies),
         "cost": _cost(replies.values(), price),
         "grids": [grid for kind in ("needle", "grounding") if (grid := _grid(kind, outcomes, details))],
@@ -59,10 +60,11 @@ def shown_scores(scores: Scores) -> dict[str, Any]:
 
 
 def _rank(store: Store, run: Run, price: Price | None) -> dict[str, Any]:
-    """The rolling mean: this run and the complete full ones of the model before it, by the same choices."""
+    """The rolling mean: this run and the complete full ones of the model before it that were asked alike."""
+    alike = lambda r: [r.settings.get(name) for name in ("choices", "context", "max_tokens")]
     overalls = []
     for other in store.runs(run.model):
-        if other.mode == "full" and other.finished and other.settings.get("choices") == choices.VERSION:
+        if other.mode == "full" and other.finished and alike(other) == alike(run):
             overall = scores_of(store, other, store.outcomes(other.id), price).overall
             overalls += [] if overall is None else [overall]
         if other.id == run.id:
@@ -112,7 +114,8 @@ def _cost(replies: Any, price: Price | None) -> dict[str, Any] | None:
         return None
     nano = sum(price.cost(hit=min(r.cached_tokens or 0, r.prompt_tokens), miss=r.prompt_tokens - min(r.cached_tokens or 0, r.prompt_tokens),
                           output=r.completion_tokens) for r in counted)
-    return {"nano_dollars": nano, "dollars": dollars(nano, 6), "price": price.key(), "requests": len(counted), "source": price.source}
+    places = 2 if nano >= 10 * NANO else 4 if nano >= NANO // 100 else 6
+    return {"nano_dollars": nano, "dollars": dollars(nano, places), "price": price.key(), "requests": len(counted), "source": price.source}
 
 
 def _grid(name: str, outcomes: Sequence[Outcome], details: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -52,12 +52,25 @@ def number(value: Any, unit: str = "") -> str:
 def _head(summary: Mapping[str, Any]) -> str:
     run, scores = summary["run"], summary["scores"]
     seed, when = run["seed"], run["started"][:16].replace("T", " ")
-    where = f"{run['mode']} run at {run['endpoint']}, {when} UTC, seed {seed}, run {run['id']}"
+    place = "of a local checkpoint" if run["endpoint"] == "local" else f"at {run['endpoint']}"
+    where = f"{run['mode']} run {place}, {when} UTC, seed {seed}, run {run['id']}"
     warning = "" if scores["complete"] else ('<p class="bad"><b>Incomplete:</b> some items have no answer and count as wrong. '
                                              "Start the same command again to ask them.</p>")
+    warning += "".join(f'<p class="soft">{escape(text)}</p>' for text in remarks(summary))
     if run["settings"].get("sandbox") == "limits":
         warning += '<p class="warn">Generated code ran behind the weaker walls (--sandbox limits).</p>'
     return f"<h1>YZ Index of {escape(run['model'])}</h1><p class=\"soft\">{escape(where)}</p>{warning}"
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must know to read the scores right, one sentence each."""
+    found = []
+    if refused := summary["refused"]:
+        found.append(f"{refused} item{'s were' if refused != 1 else ' was'} not taken, as longer than the model's context or for another reason that "
+                     "its transcript gives; canaries among them are no probes, the others count as wrong.")
+    if limit := summary["run"]["settings"].get("max_tokens"):
+        found.append(f"No answer had more than {limit:,} tokens (--max-tokens), whatever its item grants.")
+    return found
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:

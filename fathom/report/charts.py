@@ -108,10 +108,10 @@ def _widen(low: float, high: float) -> tuple[float, float]:
 
 
 def _x_ticks(points: Sequence[tuple[float, float]], x0: float, x1: float, log_x: bool) -> list[float]:
-    """At most six places on the x axis: the data's own when few, else even ones."""
+    """At most six places on the x axis: the data's own, or every second or third of them, when that will do, else even ones."""
     own = sorted({x for x, _ in points})
-    if len(own) <= 6:
-        return own
+    if len(own) <= 18:
+        return own[::-(-len(own) // 6)]
     even = [x0 + (x1 - x0) * i / 4 for i in range(5)]
     return [10**x for x in even] if log_x else even
 

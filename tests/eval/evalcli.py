@@ -5,10 +5,11 @@ import typer
 
 from fathom.errors import UserError
 from fathom.eval.command import HELP, make_command
+from fathom.eval.runner import Opened
 
 
 def open_local(path):
-    return "echo", lambda messages, max_tokens, temperature: messages[-1]["content"][:50]
+    return Opened("echo", lambda messages, max_tokens, temperature: messages[-1]["content"][:50])
 
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -309,7 +309,7 @@ class TestLongContext:
 
 
 GOLDEN = {
-    "lookup": "db4a4ba1cc82", "chain": "6adfed0e9ff2", "conflict": "0136df9ed9cb", "gather": "b3b123b380a4",
+    "lookup": "a0245189edb1", "chain": "8db99917d633", "conflict": "0136df9ed9cb", "gather": "80df801f3052",
     "canary-paper": "730f101e3fe7", "canary-function": "97a465d72da2", "canary-figure": "7bba8b948729", "canary-source": "3c3f7a34a9b4",
     "control-figure": "8049665df318", "control-source": "c45e7d8cb643", "triage": "52de25d246b4", "tradeoff": "a2d554add337",
     "risk": "b9da0c5dba85", "table": "c686edd94a04", "record": "9875f0516b28", "brief": "308a7a0afcb5", "changelog": "d58868916d33",

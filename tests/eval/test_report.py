@@ -14,7 +14,7 @@ from fathom.eval.console import Watch, print_summary
 from fathom.eval.evaluate import Options, evaluate
 from fathom.eval.items import Verdict
 from fathom.eval.pools import Probe
-from fathom.eval.runner import Event, Reply
+from fathom.eval.runner import Event, Opened, Reply
 from fathom.eval.store import Store
 from fathom.prices import load_prices
 from tests.eval.models import Scripted
@@ -38,7 +38,7 @@ def result(tmp_path_factory):
         return Reply(text, reasoning="because", finish="stop", prompt_tokens=1000, cached_tokens=200, completion_tokens=100)
 
     model = Scripted([p.item(kinds) for p in probes], answer)
-    return evaluate(options, open_local=lambda path: ("m", model), console=Console(file=io.StringIO(), width=100), kinds=kinds), out
+    return evaluate(options, open_local=lambda path: Opened("m", model), console=Console(file=io.StringIO(), width=100), kinds=kinds), out
 
 
 def test_numbers(result):

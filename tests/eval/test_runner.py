@@ -1,6 +1,8 @@
 """Whole evaluations against models that follow a script: right scores, and nothing asked twice, wherever the run was cut."""
 import io
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from rich.console import Console
 from fathom.errors import UserError
 from fathom.eval import constraints, integrity, pools
 from fathom.eval.evaluate import Options, evaluate
+from fathom.eval.runner import Opened
 from fathom.eval.store import Store
+from fathom.eval.webreport import remarks
 from tests.eval.models import Scripted, tiny_kind
 
 KINDS = {k.name: k for k in (tiny_kind("code", "execution"), tiny_kind("read", "grounding"), *integrity.KINDS, *integrity.CONTROLS,
@@ -26,7 +30,7 @@ def run(tmp_path: Path, answer, **how):
     """An evaluation of Scripted(answer) with seed 5; returns (summary, model)."""
     options = Options(**{"local": Path("m"), "seed": 5, "out": tmp_path, "full": True, **how})
     model = Scripted(items_of(options, 5), answer)
-    return evaluate(options, open_local=lambda path: ("scripted", model), console=QUIET, kinds=KINDS), model
+    return evaluate(options, open_local=lambda path: Opened("scripted", model), console=QUIET, kinds=KINDS), model
 
 
 def right(item, turn=0, nth=0):
@@ -125,7 +129,7 @@ def test_other_options_are_another_run(tmp_path, other):
     how = {"full": False, **other}
     options = Options(**{"local": Path("m"), "seed": 5, "out": tmp_path, **how})
     model = Scripted(items_of(options, options.seed), right)
-    evaluate(options, open_local=lambda path: ("scripted", model), console=QUIET, kinds=KINDS)
+    evaluate(options, open_local=lambda path: Opened("scripted", model), console=QUIET, kinds=KINDS)
     assert len(Store(tmp_path / "eval.sqlite").runs()) == 2
 
 
@@ -134,7 +138,7 @@ def test_without_a_seed_the_unfinished_run_keeps_its_own(tmp_path):
         run(tmp_path, _raise, full=False, seed=5)
     options = Options(local=Path("m"), out=tmp_path)
     model = Scripted(items_of(options, 5), right)
-    summary = evaluate(options, open_local=lambda path: ("scripted", model), console=QUIET, kinds=KINDS)
+    summary = evaluate(options, open_local=lambda path: Opened("scripted", model), console=QUIET, kinds=KINDS)
     assert summary["run"]["seed"] == 5
 
 
@@ -186,7 +190,8 @@ def test_the_probes_of_a_seed():
     assert not {p.id for p in probes} & other and len({p.id for p in probes}) == len(probes)
     by_kind = {k: sum(p.kind == k for p in probes) for k in ("lookup", "chain", "conflict", "gather")}
     assert set(by_kind.values()) == {14, 15}
-    assert {p.level for p in probes if p.dimension == "grounding"} == {1, 2, 3, 4, 5, 6}
+    cells = [(p.level, p.item(kinds).payload["depth"]) for p in probes if p.dimension == "grounding" and p.level <= 6]
+    assert {level for level, _ in cells} == {1, 2, 3, 4, 5, 6} and len(set(cells)) == 30, "every depth at every length"
     far = pools.index_probes(kinds, full=True, seed=3, context=1_048_576)
     assert {p.level for p in far if p.dimension == "grounding"} == set(range(1, 11))
     smoke = pools.index_probes(kinds, full=False, seed=3)
@@ -204,3 +209,65 @@ def test_the_heat_map_covers_depth_times_length():
     assert len({p.level for p in pools.long_context_probes(kinds, seed=1, context=1_048_576)}) == 9
     with pytest.raises(UserError, match="--long-context"):
         pools.long_context_probes(kinds, seed=1, context=2048)
+
+
+def test_a_cap_on_answers_holds_for_every_asking_and_is_told(tmp_path):
+    seen = []
+
+    def note(messages, *, max_tokens, temperature):
+        seen.append(max_tokens)
+        return ""
+
+    options = Options(local=Path("m"), seed=5, out=tmp_path, max_tokens=20)
+    summary = evaluate(options, open_local=lambda path: Opened("m", note), console=QUIET, kinds=KINDS)
+    assert set(seen) == {16, 20}, "the tiny kinds grant 16, the canaries 512"
+    assert any("more than 20 tokens" in text for text in remarks(summary)) and summary["run"]["settings"]["max_tokens"] == 20
+    with pytest.raises(UserError, match="--max-tokens"):
+        evaluate(replace(options, max_tokens=0), open_local=None)
+
+
+def test_what_was_too_long_is_told(tmp_path):
+    def refuse(item, turn, nth):
+        if item.dimension == "grounding":
+            raise UserError("prompt", 99999, "at most 512 tokens")
+        return right(item, turn)
+
+    summary, _ = run(tmp_path, refuse)
+    assert summary["refused"] == 59 and remarks(summary)[0].startswith("59 items were not taken")
+    assert remarks(run(tmp_path, right)[0]) == []
+
+
+def test_as_many_calls_at_once_as_the_model_allows(tmp_path):
+    now, most, lock = [0], [0], threading.Lock()
+    full = threading.Event()
+
+    def chat(messages, *, max_tokens, temperature):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            if now[0] == 3:
+                full.set()
+        full.wait(5)
+        with lock:
+            now[0] -= 1
+        return ""
+
+    evaluate(Options(local=Path("m"), seed=5, out=tmp_path), open_local=lambda path: Opened("m", chat, 3), console=QUIET, kinds=KINDS)
+    assert most[0] == 3
+
+
+def test_a_run_begun_by_a_version_that_makes_other_items_is_not_continued(tmp_path):
+    with pytest.raises(Stop):
+        run(tmp_path, _raise, full=False)
+    odd = {**KINDS, "weigh": replace(KINDS["weigh"], generate=lambda seed, level: replace(
+        KINDS["weigh"].generate(seed, level), messages=({"role": "user", "content": f"reworded {seed}"},)))}
+    mute = lambda path: Opened("scripted", lambda *a, **k: "")
+    with pytest.raises(UserError, match=r"another version.*--fresh"):
+        evaluate(Options(local=Path("m"), seed=5, out=tmp_path), open_local=mute, console=QUIET, kinds=odd)
+
+
+@pytest.mark.parametrize("other", [{"context": 4096}, {"max_tokens": 500}])
+def test_ranks_are_of_runs_that_were_asked_alike(tmp_path, other):
+    run(tmp_path, right)
+    assert run(tmp_path, right)[0]["rank"] == {"mean": 100, "runs": 2}
+    assert run(tmp_path, right, **other)[0]["rank"] == {"mean": 100, "runs": 1}

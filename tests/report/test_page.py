@@ -91,6 +91,9 @@ def test_lines_rise_where_the_data_rises():
     assert points[0][0] < points[1][0] < points[2][0] and points[0][1] > points[1][1] > points[2][1]  # y grows downwards in SVG
     assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)  # decades are equally wide
     lines([("one point", [(4, 4)])], "x", "y")
+    lengths = lines([("needle", [(4096 * 2**i, i) for i in range(9)])], "x", "y", log_x=True)
+    assert [label for label in ("4K", "8K", "16K", "32K", "64K", "128K", "256K", "512K", "1M") if f">{label}</text>" in lengths] == [
+        "4K", "16K", "64K", "256K", "1M"], "places of its own, every second of nine"
 
 
 def test_short_numbers():
