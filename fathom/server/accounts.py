@@ -73,13 +73,16 @@ class AsyncAccounts:
         recorded: what 32 requests at once would spend is not there 32 times.
 
         Args:
-            request_id: 1 to 200 characters.
+            request_id: 1 to 200 printable characters (400 otherwise).
             model: the name it is billed under; its price row of today, or the table's row for unlisted models.
             prompt_tokens: of the whole prompt.  cached_tokens: of these, what the caller knows to be cached and held at that price.
         Raises OutOfBalance (402), TooMany (429, retry_after), Taken (409, the id is running or billed), Revoked (401), BooksClosed (503).
         """
-        if not 1 <= len(request_id) <= 200 or not 0 <= cached_tokens <= prompt_tokens:
-            raise ValueError(f"{request_id!r}: {cached_tokens} of {prompt_tokens} tokens")
+        if not 0 <= cached_tokens <= prompt_tokens:
+            raise ValueError(f"{cached_tokens} of {prompt_tokens} tokens are cached")
+        for field, text in (("request id", request_id), ("model", model)):
+            if not 1 <= len(text) <= 200 or not text.isprintable():
+                raise Refusal(field, text, "1 to 200 printable characters")
         now = self.accounts.now()
         price = self.accounts.prices.charged(model, now)
         return await self._open(Begin(request_id, key, model, price, prompt_tokens, cached_tokens, now))

@@ -85,7 +85,8 @@ def hashed(secret: str, salt: bytes) -> bytes:
 
 def authenticate(connection: Connection, secret: str) -> Key | None:
     """The key that a secret opens; None for a malformed, unknown or revoked one."""
-    if len(secret) != len(SCHEME) + SHOWN + HIDDEN or not secret.startswith(SCHEME) or not secret.isascii():
+    body = secret[len(SCHEME):]
+    if not secret.startswith(SCHEME) or len(body) != SHOWN + HIDDEN or not (body.isascii() and body.isalnum()):
         return None
     row = connection.execute(_all().add_columns(keys.c.salt, keys.c.hash).where(keys.c.prefix == secret[: len(SCHEME) + SHOWN])).first()
     if row is None or not hmac.compare_digest(hashed(secret, row.salt), row.hash) or row.revoked is not None:
