@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +108,7 @@ def _train(app: typer.Typer, verb: str) -> None:
     from .train.command import add_commands
 
     both = typer.Typer()
-    add_commands(both, _complete)
+    add_commands(both, _complete, _answer)
     app.registered_commands += [c for c in both.registered_commands if c.name == verb]
 
 
@@ -117,6 +117,18 @@ def _complete(run: Path, prompt: str, max_tokens: int) -> str:
     from .session import load
 
     return load(run).generate(prompt, max_tokens=max_tokens, temperature=0.6, top_p=0.95, seed=1)
+
+
+def _answer(run: Path, prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
+    """How an SFT run is measured: the likeliest continuations by the run's newest checkpoint, in token ids."""
+    from .engine import Request, Sampling
+    from .session import load
+
+    session = load(run)
+    stop = frozenset({session.tokenizer.eos_id})
+    for prompt in prompts:
+        request = Request(tuple(prompt), max_tokens, Sampling(temperature=0), stop)
+        yield [output.token_id for output in session.engine.generate(request)]
 
 
 def _plan(app: typer.Typer) -> None:

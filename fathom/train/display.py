@@ -18,8 +18,8 @@ from .. import device as devices
 from ..config import ModelConfig
 from ..config.recipe import Recipe
 from ..model import Transformer
-from .data.prepare import Summary
 from .loop import Event, Saved, Stepped
+from .phase import Summary, Tell
 
 LOG_SECONDS = 10.0  # between lines when the output is not a terminal
 
@@ -83,22 +83,40 @@ class Display:
             yield shown
 
     @contextmanager
-    def evaluating(self) -> Iterator[Callable[[int, int], None]]:
-        """A bar for the final evaluation; yields what takes (done, of how many)."""
-        with self._progress(TextColumn("held-out text"), BarColumn(), MofNCompleteColumn()) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+    def evaluating(self) -> Iterator[Tell]:
+        """A bar for what follows the last step; yields what takes (what, done, of how many)."""
+        with self._progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
+            task = bar.add_task("evaluating", total=None)
+            yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
     def results(self, results: dict[str, Any]) -> None:
-        """The model's bits per byte beside the compressors'."""
+        """How well held-out text is predicted, beside compressors where they were run; how held-out questions were answered."""
         held_out = results["held_out"]
         table = Table(title=f"{held_out['documents']} held-out documents, {held_out['bytes']:,} bytes")
         table.add_column("predicted by")
         table.add_column("bits per byte", justify="right")
-        rows = [("this model", held_out["bits_per_byte"]), *results["compressors"].items()]
+        rows = [("this model", held_out["bits_per_byte"]), *results.get("compressors", {}).items()]
         for name, bits in sorted(rows, key=lambda row: row[1]):
             table.add_row(name, f"{bits:.3f}", style="bold" if name == "this model" else "")
         self.console.print(table)
+        if "answers" in results:
+            self._answers(results["answers"])
+
+    def _answers(self, answers: dict[str, Any]) -> None:
+        """Shares of the held-out questions, by group."""
+        def percent(share: float | None) -> str:
+            return "–" if share is None else f"{100 * share:.1f}%"
+
+        table = Table(title=f"{answers['questions']} held-out questions, answered greedily")
+        for name in ("kind", "questions", "ended its turn", "right", "thinking", "not thinking"):
+            table.add_column(name, justify="left" if name == "kind" else "right")
+        for name, group in answers["groups"].items():
+            shares = (percent(group[key]) for key in ("ended", "right", "right_thinking", "right_chat"))
+            table.add_row(name, str(group["questions"]), *shares)
+        table.add_row("all", str(answers["questions"]), percent(answers["ended"]), percent(answers["right"]), "", "", style="bold")
+        self.console.print(table)
+        calls = percent(answers["valid_calls"])
+        self.console.print(f"well-formed {percent(answers['clean'])}; valid calls where one is needed {calls}", highlight=False)
 
     def _progress(self, *columns: Any) -> Progress:
         return Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)

@@ -3,7 +3,8 @@
     bits per byte = total nats / (ln 2 · UTF-8 bytes)
 
 The nats are those of every token of a document and of its end (EOS); BOS is given. A compressor's figure on the same documents is
-comparable: 8 · compressed bytes / bytes. gzip and xz are run on each document by itself, as the model reads it.
+comparable: 8 · compressed bytes / bytes. gzip and xz are run on each document by itself, as the model reads it. Of a conversation,
+nats and bytes are those of what the assistant says; the rest is given.
 
 Documents longer than the window are read in windows that overlap by half, and each token is scored once, in the first window that
 has it: so it has at least half a window of context.
@@ -78,11 +79,12 @@ def score(model: Transformer, store: TokenStore, texts: Sequence[bytes], documen
 
 
 def _windows(ids: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(inputs, targets) of the windows of one document; targets scored in an earlier window are IGNORE."""
-    step, scored = length // 2, 1  # ids[:scored] have been scored or given
+    """(inputs, targets) of the windows of one document; targets that are only read, or scored in an earlier window, are IGNORE."""
+    read = ids < 0
+    ids, step, scored = torch.where(read, ~ids, ids), length // 2, 1  # ids[:scored] have been scored or given
     for start in range(0, len(ids), step):
         piece = ids[start:start + length + 1]
-        targets = piece[1:].clone()
+        targets = piece[1:].masked_fill(read[start + 1:start + length + 1], IGNORE)
         targets[: scored - start - 1] = IGNORE
         yield piece[:-1], targets
         scored = start + len(piece)

@@ -19,14 +19,15 @@ import torch
 
 from ..errors import UserError
 from .data.store import TokenStore
-from .evaluate import choose_documents, compressors, score
+from .evaluate import choose_documents, score
 from .run import RunFolder
 from .trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step was made; `line` is its line of metrics.jsonl, with "held_out_bits_per_byte" where it was evaluated."""
+    """A step was made; `line` is its line of metrics.jsonl, with "held_out_bits_per_byte" and "held_out_loss" (nats a token) where it was
+    evaluated."""
 
     line: dict[str, Any]
 
@@ -64,7 +65,7 @@ def run_steps(trainer: Trainer, run: RunFolder, should_stop: Callable[[], bool])
         line = trainer.train_step()
         if trainer.step % recipe.evaluation.steps == 0 or trainer.step == recipe.schedule.steps:
             found = score(trainer.model, held_out, texts, sample, recipe.evaluation_length, trainer.device)
-            line["held_out_bits_per_byte"] = found.bits_per_byte
+            line |= {"held_out_bits_per_byte": found.bits_per_byte, "held_out_loss": found.nats / found.tokens}
         with disk_errors(run):
             run.append_metrics(line)
         yield Stepped(line)
@@ -80,17 +81,15 @@ def run_steps(trainer: Trainer, run: RunFolder, should_stop: Callable[[], bool])
             return
 
 
-def final_results(trainer: Trainer, run: RunFolder, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """Evaluate the finished run on the held-out documents, beside gzip and xz on the same ones; writes and returns results.json."""
+def final_results(trainer: Trainer, run: RunFolder, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """What results.json says of any finished run: how long it took, and how well it predicts the held-out documents."""
     held_out = TokenStore(run.data, "held_out")
     texts = held_out.texts()
     chosen = choose_documents(texts, trainer.recipe.evaluation.final_bytes)
-    found = score(trainer.model, held_out, texts, chosen, trainer.recipe.evaluation_length, trainer.device, progress)
-    results = {"step": trainer.step, "tokens": trainer.tokens, "training_seconds": trainer.seconds, "threads": torch.get_num_threads(),
-               "held_out": found.to_dict(), "compressors": compressors([texts[i] for i in chosen])}
-    with disk_errors(run):
-        run.write_results(results)
-    return results
+    found = score(trainer.model, held_out, texts, chosen, trainer.recipe.evaluation_length, trainer.device,
+                  lambda done, total: progress("held-out text", done, total))
+    return {"step": trainer.step, "tokens": trainer.tokens, "training_seconds": trainer.seconds, "threads": torch.get_num_threads(),
+            "held_out": found.to_dict()}
 
 
 @contextmanager

@@ -3,7 +3,8 @@
     loss = main + w_mtp · MTP + balance
 
 Main and MTP are cross-entropies, each a mean over all its targets of the whole step, whatever the micro-batches. A piece's targets
-are its ids shifted by one; MTP's are shifted by two, so the last position has none.
+are its ids shifted by one; MTP's are shifted by two, so the last position has none. An id that is only read (complement, pack.py) is
+nobody's target; logits are made only where there is one.
 
 Balance keeps experts in use. Within each sequence (here: each piece) of T tokens, with s the router's unbiased scores,
 
@@ -31,9 +32,10 @@ from .data.pack import Row
 
 @dataclass(frozen=True)
 class Sample:
-    """A micro-batch: flat inputs, and per token its target, the one after (IGNORE at a piece's end) and the number of its piece."""
+    """A micro-batch: flat inputs, and per token the next one, its target, the target after (IGNORE: none) and the number of its piece."""
 
     batch: Batch
+    next_ids: Tensor
     targets: Tensor
     second_targets: Tensor
     piece: Tensor
@@ -41,24 +43,27 @@ class Sample:
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> Sample:
         """Every piece of the rows as a document of its own."""
-        pieces = [torch.from_numpy(piece) for row in rows for piece in row]
-        second = [torch.cat([piece[2:], torch.tensor([IGNORE])]) for piece in pieces]
+        given = [torch.from_numpy(piece) for row in rows for piece in row]
+        pieces = [torch.where(piece < 0, ~piece, piece) for piece in given]
+        targets = [piece.masked_fill(piece < 0, IGNORE) for piece in given]
+        second = [torch.cat([target[2:], torch.tensor([IGNORE])]) for target in targets]
         number = torch.repeat_interleave(torch.arange(len(pieces)), torch.tensor([len(piece) - 1 for piece in pieces]))
         return cls(Batch.pack([piece[:-1] for piece in pieces]).to(device), torch.cat([piece[1:] for piece in pieces]).to(device),
-                   torch.cat(second).to(device), number.to(device))
+                   torch.cat([target[1:] for target in targets]).to(device), torch.cat(second).to(device), number.to(device))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Targets of a whole step, over all its micro-batches: what the sums are divided by."""
+    """Tokens, targets and MTP's targets of a whole step, over all its micro-batches: what the sums are divided by."""
 
     tokens: int
+    targets: int
     second: int
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Sizes:
         pieces = [piece for row in rows for piece in row]
-        return cls(sum(len(p) - 1 for p in pieces), sum(len(p) - 2 for p in pieces))
+        return cls(sum(len(p) - 1 for p in pieces), *(sum(int((p[shift:] >= 0).sum()) for p in pieces) for shift in (1, 2)))
 
 
 @dataclass(frozen=True)
@@ -81,18 +86,27 @@ def losses(model: Transformer, sample: Sample, sizes: Sizes, recipe: LossRecipe,
     """
     out = model(sample.batch, sparse=sparse, index_loss=recipe.indexer > 0)
     routings = list(out.routing)
-    main = cross_entropy(out.hidden, model.head.weight, sample.targets, reduction="sum") / sizes.tokens
+    main = summed_nll(model, out.hidden, sample.targets) / max(1, sizes.targets)
     mtp = torch.zeros_like(main)
     if len(model.mtp) and mtp_weight:
-        hidden, routing = model.predict_second(out.streams, sample.targets, sample.batch)
+        hidden, routing = model.predict_second(out.streams, sample.next_ids, sample.batch)
         routings.append(routing)
-        mtp = cross_entropy(hidden, model.head.weight, sample.second_targets, reduction="sum") / max(1, sizes.second)
+        mtp = summed_nll(model, hidden, sample.second_targets) / max(1, sizes.second)
     learned = [routing for routing in routings if not routing.hash_routed]
     balance = sum((balance_loss(r.scores, r.experts, sample.piece) for r in learned), torch.zeros_like(main)) / sizes.tokens
     indexer = sum(out.index_losses, torch.zeros_like(main)) / sizes.tokens
     total = main + mtp_weight * mtp + recipe.balance * balance + recipe.indexer * indexer
     loads = {routing.name: load(routing) for routing in learned}
     return Losses(total, main.detach(), mtp.detach(), balance.detach(), indexer.detach(), loads)
+
+
+def summed_nll(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the targets' negative log-likelihoods; hidden [T, D], targets [T]. Where most are IGNORE, the others are picked out first."""
+    counts = targets != IGNORE
+    if counts.all():
+        return cross_entropy(hidden, model.head.weight, targets, reduction="sum")
+    places = counts.nonzero().squeeze(1)
+    return cross_entropy(hidden[places], model.head.weight, targets[places], reduction="sum")
 
 
 def balance_loss(scores: Tensor, experts: Tensor, piece: Tensor) -> Tensor:

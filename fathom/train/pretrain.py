@@ -1,143 +1,46 @@
-"""A pre-training run from its recipe to its results: start or resume, train, evaluate.
-
-    start     recipe → resolved (data given, "auto" decided) → run folder, token store
-    resume    run folder → the same, from the newest checkpoint
-    finish    held-out bits per byte beside gzip and xz, loss plot
-
-What is said on the way goes to a `Display` (display.py); nothing is printed here.
-"""
+"""Pretraining: from first values, on text. What a run of this kind does its own way; its life is life.py's."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import ModelConfig, resolve_config
 from ..config.recipe import Recipe
-from ..errors import UserError
-from ..report.plots import line_plot
 from .data.find import STDLIB, check_data
-from .data.prepare import prepare
-from .display import Display
-from .loop import disk_errors, final_results, run_steps
-from .precision import faster_dtype
+from .data.prepare import Summary, prepare
+from .data.store import TokenStore
+from .evaluate import choose_documents, compressors
+from .phase import Answer, Tell
 from .run import RunFolder
 from .trainer import Trainer
 
 
-def start(recipe: Recipe, folder: Path, device: torch.device) -> RunFolder:
-    """Make a new run: its folder, with the resolved recipe and the configuration. It is not locked afterwards.
+class Pretraining:
+    """See phase.Phase."""
 
-    Raises:
-        UserError: the folder already has a run, the recipe doesn't fit the model, or there is no data; nothing is left behind.
-    """
-    run = RunFolder(folder)
-    if run.exists:
-        raise UserError("--name", folder.name, f"a new name ({folder} is a run already)", f"go on with it: fathom train --resume {folder}")
-    config = resolve_config(recipe.model)
-    check_fit(recipe, config)
-    check_data(recipe.data)
-    run.lock()
-    try:
-        with disk_errors(run):
-            run.create(resolve(recipe, device), config)
-        run.mark_latest()
-    finally:
-        run.unlock()
-    return run
+    def resolve(self, recipe: Recipe) -> Recipe:
+        """The recipe with absolute paths."""
+        paths = tuple(path if path == STDLIB else str(Path(path).absolute()) for path in recipe.data.paths)
+        model = str(Path(recipe.model).absolute()) if Path(recipe.model).exists() else recipe.model
+        return dataclasses.replace(recipe, model=model, data=dataclasses.replace(recipe.data, paths=paths))
 
+    def config(self, recipe: Recipe) -> ModelConfig:
+        """That of the recipe's model."""
+        return resolve_config(recipe.model)
 
-def resolve(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with "auto" decided for this device and paths made absolute, so that it means the same anywhere."""
-    fast: Any = faster_dtype(device) if "auto" in (recipe.precision, recipe.optimizer.orthogonalize) else ""
-    optimizer = recipe.optimizer
-    if optimizer.orthogonalize == "auto":
-        optimizer = dataclasses.replace(optimizer, orthogonalize=fast)
-    precision = fast if recipe.precision == "auto" else recipe.precision
-    return dataclasses.replace(_absolute(recipe), precision=precision, optimizer=optimizer)
+    def check(self, recipe: Recipe) -> None:
+        """There must be at least one document."""
+        check_data(recipe.data)
 
+    def prepare(self, recipe: Recipe, config: ModelConfig, folder: Path, progress: Tell) -> Summary:
+        """See data/prepare.py."""
+        return prepare(recipe, config, folder, progress)
 
-def made_by(recipe: Recipe, resolved: Recipe) -> bool:
-    """Whether a run's resolved recipe came from `recipe`, whatever "auto" was decided to be."""
-    optimizer = recipe.optimizer
-    if optimizer.orthogonalize == "auto":
-        optimizer = dataclasses.replace(optimizer, orthogonalize=resolved.optimizer.orthogonalize)
-    precision = resolved.precision if recipe.precision == "auto" else recipe.precision
-    return dataclasses.replace(_absolute(recipe), optimizer=optimizer, precision=precision) == resolved
+    def begin(self, trainer: Trainer) -> None:
+        """Nothing: the trainer's first values are those of the seed."""
 
-
-def _absolute(recipe: Recipe) -> Recipe:
-    """The recipe with its paths made absolute."""
-    paths = tuple(path if path == STDLIB else str(Path(path).absolute()) for path in recipe.data.paths)
-    model = str(Path(recipe.model).absolute()) if Path(recipe.model).exists() else recipe.model
-    return dataclasses.replace(recipe, model=model, data=dataclasses.replace(recipe.data, paths=paths))
-
-
-def check_fit(recipe: Recipe, config: ModelConfig) -> None:
-    """Refuse rows or evaluation windows longer than the model's context."""
-    for name, length in (*(("stage.length", stage.length) for stage in recipe.stage), ("evaluation.length", recipe.evaluation_length)):
-        if length > config.max_position_embeddings:
-            raise UserError(name, length, f"at most the model's max_position_embeddings = {config.max_position_embeddings}")
-
-
-def train(run: RunFolder, device: torch.device, display: Display, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-    """Take a run from where it stands to its end.
-
-    Args:
-        should_stop: asked after every step; true makes a checkpoint and ends this call.
-
-    Returns the results, or None when it was stopped. A finished run is not touched: its results are returned.
-
-    Raises:
-        UserError: no data or no documents, a disk that is full, a loss that is no longer finite, another process at work in the folder,
-            a damaged checkpoint.
-    """
-    recipe, config = run.recipe(), run.config()
-    if (results := run.results()) is not None:
-        return results
-    run.lock()
-    try:
-        with disk_errors(run), display.preparing() as progress:
-            summary = prepare(recipe, config, run.data, progress)
-            trainer = Trainer(recipe, config, run.data, device)
-            trainer.tokenizer.save(run.path)
-        display.prepared(summary, config, trainer.model, device)
-        if checkpoints := run.checkpoints():
-            display.note(trainer.load(checkpoints[-1][1]))
-            display.resumed(trainer.step)
-        with disk_errors(run):
-            run.cut_metrics(trainer.step)
-        with display.training(recipe, trainer.step) as shown:
-            for event in run_steps(trainer, run, should_stop):
-                shown(event)
-        display.note(plot(run))
-        if trainer.step < recipe.schedule.steps:
-            return None
-        with display.evaluating() as progress:
-            return final_results(trainer, run, progress)
-    finally:
-        run.unlock()
-
-
-def plot(run: RunFolder) -> str:
-    """Draw loss.png and bits_per_byte.png from metrics.jsonl; returns a remark when that wasn't possible, else ""."""
-    lines, name = run.metrics(), run.path.name
-    try:
-        if lines:
-            steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
-            curves = [("each step", steps, losses), ("running mean", steps, _running_mean(losses, max(1, len(losses) // 25)))]
-            line_plot(run.path / "loss.png", curves, title=f"{name}: training loss", x_label="step", y_label="nats per token")
-        if held_out := [line for line in lines if "held_out_bits_per_byte" in line]:
-            curve = ("held-out sample", [line["step"] for line in held_out], [line["held_out_bits_per_byte"] for line in held_out])
-            line_plot(run.path / "bits_per_byte.png", [curve], title=f"{name}: held-out text", x_label="step", y_label="bits per byte")
-    except UserError as error:  # without matplotlib everything else still works
-        return f"no loss plot: {error}"
-    return ""
-
-
-def _running_mean(values: list[float], span: int) -> list[float]:
-    """At each place the mean of the last `span` values, of fewer at the beginning."""
-    return [sum(values[max(0, i - span + 1):i + 1]) / min(i + 1, span) for i in range(len(values))]
+    def measure(self, run: RunFolder, recipe: Recipe, answer: Answer | None, progress: Tell) -> dict[str, Any]:
+        """What gzip and xz make of the held-out documents."""
+        texts = TokenStore(run.data, "held_out").texts()
+        return {"compressors": compressors([texts[i] for i in choose_documents(texts, recipe.evaluation.final_bytes)])}

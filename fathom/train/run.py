@@ -26,7 +26,8 @@ from typing import Any, TextIO
 
 from ..checkpoint import replace_folder
 from ..config import ModelConfig, config_to_dict, read_config
-from ..config.recipe import Recipe, read_recipe, recipe_to_toml
+from ..config.recipe import Recipe
+from ..config.recipe_file import read_recipe, recipe_to_toml
 from ..errors import UserError
 from .durable import remove, sweep, write_file
 

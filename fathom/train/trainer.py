@@ -39,7 +39,7 @@ REMEDY = "remove the folder to resume from the checkpoint before, if there is on
 
 
 class Trainer:
-    """The state of a run; starts from the recipe's seed.
+    """The state of a run; starts from the recipe's seed, unless `start_from` gives it other weights.
 
     Args:
         recipe: resolved: no "auto" in it.
@@ -53,8 +53,8 @@ class Trainer:
         self.model.init_weights(recipe.seed)
         self.optimizers = Optimizers(parameters(config), dict(self.model.named_parameters()), recipe.optimizer,
                                      DTYPES[recipe.optimizer.orthogonalize])
-        self.packer = Packer(TokenStore(data, "train"), seed=recipe.seed, shuffle_documents=recipe.data.shuffle_documents,
-                             fim_rate=recipe.data.fim_rate, fim=fim_ids(self.tokenizer, recipe.data.fim_rate))
+        self.packer = Packer(TokenStore(data, "train"), seed=recipe.seed, shuffle_documents=recipe.shuffled_documents,
+                             fim_rate=recipe.fim_rate, fim=fim_ids(self.tokenizer, recipe.fim_rate))
         buffers = dict(self.model.named_buffers())
         self._biases = {name.removesuffix(".gate.bias"): buffers[name] for name in buffers if name.endswith(".gate.bias")}
         self.step, self.tokens, self.seconds, self.position = 0, 0, 0.0, Position()
@@ -106,6 +106,14 @@ class Trainer:
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "position": asdict(self.position),
                  "threads": torch.get_num_threads(), "torch": torch.__version__}
         write_file(folder / "training.json", json.dumps(state, indent=1) + "\n")
+
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a checkpoint, and nothing else of it: a run of its own begins.
+
+        Raises:
+            UserError: the checkpoint is damaged or belongs to another model.
+        """
+        open_checkpoint(folder).load_into(self.model.tensors())
 
     def load(self, folder: Path) -> str:
         """Take up the run where the checkpoint left it; returns a warning when the rest may differ in the last bits, else "".

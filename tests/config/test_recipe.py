@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fathom.config.recipe import Recipe, read_recipe, recipe_from_dict, recipe_to_dict, recipe_to_toml
+from fathom.config.recipe import Recipe
+from fathom.config.recipe_file import read_recipe, recipe_from_dict, recipe_to_dict, recipe_to_toml
 from fathom.errors import UserError
 
 ROOT = Path(__file__).parents[2]

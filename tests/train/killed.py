@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from fathom.train import pretrain
+from fathom.train import life
 from fathom.train.display import Display
 from fathom.train.run import RunFolder
 from tests.train import tiny
@@ -27,8 +27,8 @@ def train_once(folder: Path) -> None:
     run = RunFolder(folder / "run")
     if not run.exists:
         recipe = tiny.recipe(folder / "data", model=str(folder / "model"))
-        run = pretrain.start(recipe, run.path, CPU)
-    pretrain.train(run, CPU, Display(Console(quiet=True)))
+        run = life.start(recipe, run.path, CPU)
+    life.train(run, CPU, Display(Console(quiet=True)))
 
 
 def die_at_operation(number: int, inside: str) -> None:

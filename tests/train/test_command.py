@@ -9,9 +9,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fathom.config import config_to_dict
-from fathom.config.recipe import recipe_to_toml
+from fathom.config.recipe_file import recipe_to_toml
 from fathom.errors import UserError
-from fathom.train import command, pretrain
+from fathom.train import command, life
 from fathom.train.run import RunFolder
 from tests.train import tiny
 
@@ -40,10 +40,15 @@ def asked(*parts):
     return " | ".join(map(repr, parts))
 
 
+def nothing(run, prompts, max_tokens):
+    """A model that says nothing."""
+    return [[] for _ in prompts]
+
+
 @pytest.fixture
 def fathom():
     app = typer.Typer()
-    command.add_commands(app, asked)
+    command.add_commands(app, asked, nothing)
     return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=True)
 
 
@@ -119,14 +124,14 @@ def test_a_second_demo_reuses_the_run_and_says_so(place, monkeypatch):
     for prompt in command.DEMO_PROMPTS:
         assert repr(prompt) in first  # asked for a completion of each
     stamp = (run.path / "metrics.jsonl").stat().st_mtime_ns
-    monkeypatch.setattr(pretrain, "Trainer", None)
+    monkeypatch.setattr(life, "Trainer", None)
     _, second = demo(place)
     assert "reusing the finished run" in second and (run.path / "metrics.jsonl").stat().st_mtime_ns == stamp
     assert [line for line in second.splitlines() if "this model" in line] == [line for line in first.splitlines() if "this model" in line]
 
 
 def test_an_interrupted_demo_goes_on(place, monkeypatch):
-    monkeypatch.setattr(pretrain, "final_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(life, "final_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         demo(place)
     monkeypatch.undo()

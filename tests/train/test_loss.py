@@ -35,7 +35,8 @@ def test_targets_are_shifted_within_a_piece():
     assert sample.targets.tolist() == [6, 7, 8, 2]
     assert sample.second_targets.tolist() == [7, 8, IGNORE, IGNORE]
     assert sample.piece.tolist() == [0, 0, 0, 1]
-    assert Sizes.of([(piece, other)]) == Sizes(4, 2)
+    assert sample.next_ids.tolist() == [6, 7, 8, 2]
+    assert Sizes.of([(piece, other)]) == Sizes(4, 4, 2)
 
 
 def test_main_and_mtp_are_mean_cross_entropies(model):

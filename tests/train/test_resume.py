@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from fathom.config import config_to_dict
-from fathom.config.recipe import recipe_to_toml
+from fathom.config.recipe_file import recipe_to_toml
 from fathom.errors import UserError
-from fathom.train import loop, pretrain, trainer
+from fathom.train import life, loop, trainer
 from fathom.train.display import Display
 from fathom.train.run import RunFolder
 from fathom.train.trainer import Trainer
@@ -41,11 +41,11 @@ def folder_with_data(folder: Path) -> Path:
 
 
 def start(folder: Path, **changes) -> RunFolder:
-    return pretrain.start(tiny.recipe(folder / "data", model=str(folder / "model"), **changes), folder / "run", CPU)
+    return life.start(tiny.recipe(folder / "data", model=str(folder / "model"), **changes), folder / "run", CPU)
 
 
 def train(run: RunFolder, should_stop=lambda: False):
-    return pretrain.train(run, CPU, Display(Console(quiet=True)), should_stop)
+    return life.train(run, CPU, Display(Console(quiet=True)), should_stop)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_the_run_trains(uninterrupted):
 
 
 def test_a_finished_run_is_left_alone(uninterrupted, monkeypatch):
-    monkeypatch.setattr(pretrain, "Trainer", None)
+    monkeypatch.setattr(life, "Trainer", None)
     assert train(uninterrupted) == uninterrupted.results()
 
 
@@ -120,8 +120,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path):
     recipe = tiny.recipe(tmp_path / "data", model=str(tmp_path / "model"), schedule={"steps": 100000}, checkpoint={"minutes": 1000.0})
     (tmp_path / "r.toml").write_text(recipe_to_toml(recipe), encoding="utf-8")
     program = ("import sys; from pathlib import Path; from rich.console import Console; from fathom.train.command import train; "
-               f"train(Path(r'{tmp_path}/r.toml'), data=[], name='r', resume=None, overrides=[], device='cpu', "
-               f"runs=Path(r'{tmp_path}/runs'), console=Console())")
+               f"train(Path(r'{tmp_path}/r.toml'), name='r', device='cpu', runs=Path(r'{tmp_path}/runs'), console=Console())")
     child = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     try:

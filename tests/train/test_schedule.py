@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from fathom.config.recipe import recipe_from_dict
+from fathom.config.recipe_file import recipe_from_dict
 from fathom.train.schedule import decay_start, learning_rate, mtp_weight, stage_at
 
 RECIPE = recipe_from_dict({"schedule": {"steps": 100, "warmup": 10, "decay": 0.3, "floor": 0.1}, "optimizer": {"lr": 1e-3},

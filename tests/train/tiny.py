@@ -4,7 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fathom.config import ModelConfig
-from fathom.config.recipe import Recipe, recipe_from_dict
+from fathom.config.recipe import Recipe
+from fathom.config.recipe_file import recipe_from_dict
 
 VOCABULARY = 300
 

@@ -6,6 +6,8 @@
              a document share one id, so that every token is a target once
     row      pieces whose inputs fit in `length` tokens; pieces of a row never see each other, a row has no padding
 
+Ids that are only read (a user's words in a conversation) come as their complement, ~id, and stay it: the loss takes them apart.
+
 Best fit, longest first (Ding et al. 2024, "Fewer truncations"): a piece goes where the least room is left. Few tokens of a row
 stay unused, and no document is cut that fits a row whole.
 
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from .counter import draw, draw_unit, permutation
 from .store import TokenStore
 
-Piece = NDArray[np.int64]  # [n + 1] ids: n inputs and, shifted by one, n targets
+Piece = NDArray[np.int64]  # [n + 1] ids: n inputs and, shifted by one, n targets; negative (~id) where it is no target
 Row = tuple[Piece, ...]
 
 
