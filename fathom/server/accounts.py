@@ -90,6 +90,8 @@ class AsyncAccounts:
     async def resume(self, request_id: str, key: Key) -> Meter:
         """Goes on with a row that `recover` kept. meter.usage says what is billed so far; later records hold totals as ever.
 
+        The tokens that the journal has and the row hasn't are the first to be recorded and handed out, before further ones are generated.
+
         Raises Taken (409): the row is closed (billed is True), or the request is running; Refusal: this key has no such request.
         """
         if request_id in self._live:
