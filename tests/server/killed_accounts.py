@@ -1,4 +1,5 @@
-"""A metering server that is killed over and over while 32 requests run. A program of its own: python killed_accounts.py FOLDER KILLS SEED [URL]; 25 requests a kill.
+"""A metering server that is killed over and over while 32 requests run. A program of its own, with 25 requests a kill:
+python -m tests.server.killed_accounts FOLDER KILLS SEED [URL].
 
 The parent is the client: it forks a server, reads from a pipe which tokens were handed out, and kills the server with SIGKILL after a
 random number of them or a random time. The server does what the real one does: a token is first written to the request's log, then

@@ -94,7 +94,7 @@ def test_money_that_ends_under_way(play, accounts: Accounts) -> None:
     assert statuses(accounts) == {"recorded": ("balance", 2), "finished": ("balance", 0)}
 
 
-@pytest.mark.parametrize("pauses", range(0, 12))
+@pytest.mark.parametrize("pauses", range(12))
 def test_cancelled_at_any_moment_nothing_stays_open(play, accounts: Accounts, pauses: int) -> None:
     """A task is cancelled after so many turns of the loop: before, while and after each of its writes."""
     async def scene(service: AsyncAccounts, key: Key) -> None:

@@ -28,6 +28,7 @@ ODD = Price("odd", DAY, 145_333_333, 1_740_000_001, 3_479_999_999)
 TABLE = PriceTable((ODD, Price("tiny", DAY, 1, 3, 7), Price("free", DAY, 0, 0, 0)))
 KEY = Key(1, "sk-00000000", "k", 1, "a", Limits(), NOW)
 TOKENS, MONEY = st.integers(0, 50_000), st.integers(1, NANO // 10)
+MANY = st.integers(0, 90_000)
 PRICES = st.integers(0, 20 * NANO)
 
 
@@ -49,7 +50,7 @@ def test_however_often_is_recorded_the_price_is_rounded_once(prices, hit, miss, 
     assert (account.granted, account.topped_up) == (granted - row.granted, topped_up - row.topped_up)
 
 
-@given(st.integers(0, NANO), st.integers(0, NANO), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 90_000), st.integers(0, 90_000)), max_size=60))
+@given(st.integers(0, NANO), st.integers(0, NANO), st.lists(st.tuples(st.integers(0, 7), MANY, MANY), max_size=60))
 def test_a_prepaid_account_never_goes_below_zero(granted, topped_up, steps):
     """Eight requests in any interleaving on one account; what is refused changes nothing."""
     account = AccountState(granted, topped_up, 0, postpaid=False)
@@ -123,7 +124,8 @@ class Money(RuleBasedStateMachine):
         self.open[name] = (key, Usage(0, 0, 0))
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), hit=st.integers(0, 9000), miss=st.integers(0, 9000), output=st.integers(0, 3000), end=st.sampled_from(["", "", "stop", "failed"]))
+    @rule(data=st.data(), hit=st.integers(0, 9000), miss=st.integers(0, 9000), output=st.integers(0, 3000),
+          end=st.sampled_from(["", "", "stop", "failed"]))
     def go_on(self, data: st.DataObject, hit: int, miss: int, output: int, end: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.open)))
         key, used = self.open[name]

@@ -59,8 +59,8 @@ def test_from_the_first_version_with_its_rows(tmp_path: Path, url: str | None) -
         connection.execute(text("INSERT INTO keys (id, account_id, prefix, name, salt, hash, created) VALUES (1, 1, 'sk-aaaaaaaa', 'k', :b, :b, 0)"),
                            {"b": b"x" * 16})
         connection.execute(text(
-            "INSERT INTO ledger (request_id, key_id, account_id, model, miss, price_model, price_since, input_price, topped_up, started, finished, day, "
-            "status) VALUES ('r', 1, 1, 'm', 10, 'm', '2026-01-01', 1000000, 10, 0, 0, '1970-01-01', 'stop')"))
+            "INSERT INTO ledger (request_id, key_id, account_id, model, miss, price_model, price_since, input_price, topped_up, started, finished, "
+            "day, status) VALUES ('r', 1, 1, 'm', 10, 'm', '2026-01-01', 1000000, 10, 0, 0, '1970-01-01', 'stop')"))
     engine.dispose()
     with Accounts.open(tmp_path, url) as accounts:
         assert accounts.audit() == []
