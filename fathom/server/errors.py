@@ -22,8 +22,10 @@ ANTHROPIC_TYPES = {401: "authentication_error", 402: "billing_error", 403: "perm
                    429: "rate_limit_error", 500: "api_error", 503: "overloaded_error"}
 VALUE_ERRORS = re.compile(r"greater_than|less_than|multiple_of|finite_number|pattern|too_long|too_short|literal_error|enum|value_error")
 """Types of pydantic's errors that are about the value of a field whose form is right."""
-BRANCH = re.compile(r"(str|int|float|bool|none|any|dict|list|tuple|literal|constrained|nullable|function|tagged|[A-Z])\b.*|[A-Z]\w*|.*\[.*")
+BRANCH = re.compile(r"str|int|float|bool|none|any|dict|[A-Z]\w*|.*\[.*|(constrained|function|tagged|json|nullable)-.*")
 """Parts of pydantic's locations that name a branch of a union and no field."""
+TAGS = ("system", "user", "assistant", "tool", "text", "thinking", "redacted_thinking", "tool_use", "tool_result")
+"""Roles and types by which pydantic tells branches apart; behind an index they aren't fields either."""
 
 
 class ApiError(Exception):
@@ -61,11 +63,12 @@ def from_user_error(error: UserError) -> ApiError:
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The most telling of what pydantic found: of a union's branches the one that got furthest."""
-    error = max(errors, key=lambda error: len(place_of(error["loc"])))  # the first of the deepest
+    """The most telling of what pydantic found: of a union's branches the one that got furthest, and there what is about a value."""
+    error = max(errors, key=lambda error: (len(place_of(error["loc"])), VALUE_ERRORS.search(error["type"]) is not None))
     kind, place = error["type"], place_of(error["loc"])
     if kind == "json_invalid":
-        return ApiError(400, f"The body isn't JSON: {error.get('ctx', {}).get('error', 'parse error')} at character {error['loc'][-1]}.", code="invalid_json")
+        what = error.get("ctx", {}).get("error", "parse error")
+        return ApiError(400, f"The body isn't JSON: {what} at character {error['loc'][-1]}.", code="invalid_json")
     field = spelled(place) or "body"
     message = f"{field}: {error['msg']}"
     if kind == "extra_forbidden":
@@ -79,9 +82,9 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 def place_of(location: Sequence[Any]) -> list[Any]:
     """The fields and indexes of one of pydantic's locations, without the names of unions' branches."""
     place: list[Any] = []
-    for part in location[1:] if location and location[0] in ("body", "query", "path", "header") else location:
-        tag = place and isinstance(place[-1], int) and part in ("system", "user", "assistant", "tool", "text", "tool_use", "tool_result",
-                                                               "thinking", "custom", "function")
+    parts = list(location[1:] if location and location[0] in ("body", "query", "path", "header") else location)
+    for i, part in enumerate(parts):
+        tag = place and (part == place[-1] or isinstance(place[-1], int) and part in TAGS and i + 1 < len(parts))
         if isinstance(part, int) or not tag and not BRANCH.fullmatch(part):
             place.append(part)
     return place

@@ -74,6 +74,11 @@ class CompletionParser:
         self._tail = ""  # the end of what was said, to see markup that a removal puts together
         self._ended = False
 
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._reasoning
+
     def feed(self, text: str) -> list[Event]:
         """Events that `text` completes. Text after the end of the turn is kept for `finish`."""
         events: list[Event] = []

@@ -52,17 +52,17 @@ class Grammars:
         self._lock = Lock()
 
     def constraint(self, *, thinking: bool, tools: Sequence[Mapping[str, Any]] = (), choice: str = "auto", parallel: bool = True,
-                   schema: Any = None) -> GrammarConstraint:
+                   schema: Any = None, prefix: str = "") -> GrammarConstraint:
         """A fresh constraint for one answer. Compiling a large schema takes up to a second; a grammar seen lately is at hand.
 
         Args:
             thinking: the answer begins with reasoning, which is free.
             tools: functions in OpenAI form (name, parameters, strict). Without `strict` only the form of a call is certain.
             choice: "auto", "none", "required", or a function's name.  parallel: whether there may be more than one call.
-            schema: a JSON schema for the content, None for free text.
+            schema: a JSON schema for the content, None for free text.  prefix: the beginning of the answer, written already.
 
         Raises:
-            UserError: a schema that can't be enforced, named, with what llguidance says about it.
+            UserError: a schema that can't be enforced, named, with what llguidance says about it; a prefix that it rules out.
         """
         grammar = answer_grammar(self.tokenizer.control_id(special.DSML), tools, choice, parallel, schema, self._check)
         with self._lock:
@@ -77,6 +77,8 @@ class Grammars:
             while len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
             fresh = compiled.deep_copy()
+        if prefix and not fresh.consume_tokens(self.tokenizer.encode(prefix)):
+            raise UserError("prefix", prefix, "isn't the beginning of anything that tools and response_format allow", "change one of them")
         return GrammarConstraint(self.tokenizer, fresh, self.words, thinking)
 
     def _check(self, schema: str, field: str) -> None:

@@ -241,6 +241,14 @@ def test_constraints_of_one_grammar_do_not_share_their_place(grammars, tokenizer
     assert (grammars.constraint(thinking=False, schema={"type": "object"}).mask() == before).all()
 
 
+def test_a_prefix_counts_as_written(grammars, tokenizer):
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    constraint = grammars.constraint(thinking=False, schema=schema, prefix='{"a": 1')
+    assert refused_at(constraint, tokenizer, "7}" + special.EOS) is None
+    with pytest.raises(UserError, match="prefix"):
+        grammars.constraint(thinking=False, schema=schema, prefix="Sure: ")
+
+
 @pytest.mark.parametrize(("schema", "said"), [
     ({"type": "object", "not": {}}, "not"), ({"type": "objekt"}, "objekt"), ({"$ref": "http://example.com/x"}, "enforced"), (7, "JSON schema"),
     ({"type": "string", "pattern": "(?=x)"}, "look-ahead"),
