@@ -32,8 +32,9 @@ export function short(n) {
   return String(Math.round(n));
 }
 
-/** 0.4 s, 12 s, 2 min 5 s. */
+/** 40 ms, 1.4 s, 12 s, 2 min 5 s. */
 export function duration(ms) {
+  if (ms < 995) return `${10 * Math.round(ms / 10)} ms`;
   const seconds = ms / 1000;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
