@@ -287,9 +287,14 @@ function head() {
   meters();
 }
 
-function meters() {
+/** Tokens of context that the last answer stood at. */
+function contextUsed() {
   const last = talk.path(conversation).findLast((node) => node.usage);
-  const used = last ? last.usage.hit + last.usage.miss + last.usage.output : 0;
+  return last ? last.usage.hit + last.usage.miss + last.usage.output : 0;
+}
+
+function meters() {
+  const used = contextUsed();
   const meter = byId("context");
   meter.hidden = !model;
   if (model) {
@@ -370,7 +375,7 @@ byId("side-close").addEventListener("click", () => { closeSide(); byId("side-ope
 byId("scrim").addEventListener("click", closeSide);
 byId("settings-open").addEventListener("click", openSettings);
 byId("shortcuts").addEventListener("click", dialogs.shortcuts);
-byId("cost").addEventListener("click", () => dialogs.costs(conversation, model, balance));
+byId("cost").addEventListener("click", () => dialogs.costs(conversation, model, balance, contextUsed()));
 byId("theme").addEventListener("click", () => { byId("theme-now").textContent = turnTheme(); });
 byId("theme-now").textContent = document.documentElement.dataset.theme ?? "system";
 byId("import").addEventListener("click", () => byId("import-input").click());

@@ -2,7 +2,7 @@
 
 import { readTools } from "./conversation.js";
 import { el, iconButton, toast } from "./dom.js";
-import { count, money, tokens } from "./figures.js";
+import { count, money, price, tokens } from "./figures.js";
 import * as kept from "./kept.js";
 
 function dialog(title, body, { onclose = () => {}, wide = false } = {}) {
@@ -127,10 +127,10 @@ function twice(button, action) {
   button.classList.add("bad");
 }
 
-/** What a conversation cost, and by which prices. */
-export function costs(conversation, model, balance) {
+/** What a conversation cost, and by which prices. used: tokens of context. */
+export function costs(conversation, model, balance, used) {
   const { spent } = conversation, prompt = spent.hit + spent.miss;
-  const perMillion = (n) => `${money(n)} a million`;
+  const perMillion = (n) => `${price(n)} a million`;
   const rows = [
     ["Input", tokens(spent.miss), model ? perMillion(model.price.input) : ""],
     ["Input found in the cache", tokens(spent.hit), model ? perMillion(model.price.cached) : ""],
@@ -141,6 +141,7 @@ export function costs(conversation, model, balance) {
     el("p", { class: "soft" }, "All turns of this conversation, versions that aren’t shown included, as they were billed."),
     el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell, i) => el(i ? "td" : "th", i ? { class: "num" } : { scope: "row" }, cell))))))),
     el("p", { class: "soft" }, prompt ? `${count((100 * spent.hit) / prompt)} % of the input came from the cache. ` : "", model ? `Prices: ${model.price.row}.` : ""),
+    model ? el("p", {}, `Context: ${count(used)} of ${tokens(model.context)} used.`) : null,
     balance ? el("p", {}, `Left on the key’s account: ${money(balance.left)}.`) : null,
     el("p", {}, el("a", { href: "/usage" }, "Usage by day and key"))));
 }

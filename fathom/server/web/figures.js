@@ -13,15 +13,18 @@ export function nano(dollars) {
   return (sign ? -1 : 1) * Number(BigInt(whole) * 1_000_000_000n + BigInt(part.padEnd(9, "0")));
 }
 
-/** US$ with two decimals, or, below a cent, two significant digits. */
+/** US$ with two decimals, three below a dollar, and below a cent two significant digits. */
 export function money(amount) {
   const dollars = amount / 1e9;
   const size = Math.abs(dollars);
   if (size === 0) return "$0";
   if (size < 1e-9) return "< $0.000000001";
   const places = size >= 0.01 ? (size < 1 ? 3 : 2) : Math.min(9, 1 - Math.floor(Math.log10(size)));
-  return `$${dollars.toLocaleString("en-US", { minimumFractionDigits: Math.min(places, 2), maximumFractionDigits: places })}`;
+  return `$${dollars.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places })}`;
 }
+
+/** A price of a million tokens, with all its decimals. */
+export const price = (amount) => `$${(amount / 1e9).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 9 })}`;
 
 /** 1 234 567 with thin spaces. */
 export const count = (n) => Math.round(n).toLocaleString("en-US").replaceAll(",", "\u202f");
