@@ -29,9 +29,11 @@ WITHOUT_EFFECT: dict[str, dict[str, str]] = {
     "AssistantMessage": {"name": "the encoding has no place for it"},
     "ToolMessage": {"name": "the encoding has no place for it; a result belongs to its call by tool_call_id"},
     "ToolCall": {"index": "clients that put streamed deltas together keep it; calls are in order"},
-    "Function": {},
+    "JsonSchema": {"name": "the encoding has no place for it", "strict": "a schema is always enforced"},
+    "CountRequest": {"cache_control": "caching is always on"},
     "MessagesRequest": {
         "service_tier": "there is one tier",
+        "context_management": "what is kept of old reasoning is the encoding's own rule",
     },
     "AnthropicThinking": {
         "budget_tokens": "the model has no budget for its reasoning; max_tokens bounds it (the official API ignores it too)",

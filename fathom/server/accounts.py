@@ -111,6 +111,10 @@ class AsyncAccounts:
         account_id = None if key is None else key.account_id
         return await asyncio.to_thread(lambda: self.accounts.usage(account_id=account_id, since=since, until=until))
 
+    async def request(self, key: Key, request_id: str) -> LedgerRow | None:
+        """One closed request of the key's account, None while it is open and where there is none."""
+        return await asyncio.to_thread(self.accounts.request, key.account_id, request_id)
+
     async def close(self) -> None:
         """Accounts.close, off the event loop."""
         await asyncio.to_thread(self.accounts.close)

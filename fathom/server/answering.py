@@ -166,7 +166,7 @@ async def answering(service: Service, ask: Ask, key: Key, request_id: str) -> As
     Raises:
         ApiError: the request isn't admitted.
     """
-    scoped = f"{key.prefix}-{request_id}"
+    scoped = scoped_id(key, request_id)
     request = await asyncio.to_thread(engine_request, service, ask, key, scoped)
     meter = await open_meter(service, key, scoped, request)
     arrivals = Arrivals()
@@ -189,6 +189,11 @@ async def answering(service: Service, ask: Ask, key: Key, request_id: str) -> As
                 log.debug("request %s: %s", request_id, notice.problem)
             if problem := getattr(request.constraint, "broken", ""):
                 log.warning("request %s: its grammar gave up: %s", request_id, problem)
+
+
+def scoped_id(key: Key, request_id: str) -> str:
+    """A request's id among those of all keys: a client chooses freely within its own."""
+    return f"{key.prefix}-{request_id}"
 
 
 def engine_request(service: Service, ask: Ask, key: Key, scoped: str) -> Request:

@@ -85,6 +85,12 @@ def requests(connection: Connection, span: Span) -> Iterator[tuple[str, LedgerRo
         yield row.prefix, ledger_row_of(row)
 
 
+def request(connection: Connection, account_id: int, request_id: str) -> LedgerRow | None:
+    """One closed request of an account, None while it is open and where there is none."""
+    row = connection.execute(select(ledger).where(ledger.c.request_id == request_id, ledger.c.account_id == account_id)).first()
+    return None if row is None else ledger_row_of(row)
+
+
 def summed(rows: Iterable[UsageRow], by: Sequence[str]) -> list[UsageRow]:
     """The rows added up by some of GROUPS, in order; what isn't asked for is empty."""
     pick: dict[str, Callable[[UsageRow], tuple[str, ...]]] = {

@@ -150,6 +150,11 @@ class Accounts:
         with reading(self.engine) as connection:
             return billing.usage(connection, billing.Span(since, until, account_id=account_id))
 
+    def request(self, account_id: int, request_id: str) -> LedgerRow | None:
+        """One closed request of an account, by the id that it was begun under."""
+        with reading(self.engine) as connection:
+            return billing.request(connection, account_id, request_id)
+
     def audit(self) -> list[str]:
         """Every way in which balances, meters, ledger and credits don't agree; empty if the books are right."""
         with reading(self.engine) as connection:

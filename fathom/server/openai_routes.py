@@ -9,12 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fathom.prices import dollars
+from fathom.server.answering import scoped_id
 from fathom.server.asking import ask
 from fathom.server.chat import read_chat
 from fathom.server.chat_reply import streamed_chat, whole_chat
 from fathom.server.completions import Choice, read_completion, streamed_completion, whole_completion
 from fathom.server.errors import ApiError, shown
-from fathom.server.replies import BalanceReply, ChatCompletion, ModelList, ModelReply, TextCompletion, TokenCount, UsageList, answers
+from fathom.server.replies import BalanceReply, ChatCompletion, ModelList, ModelReply, Receipt, TextCompletion, TokenCount, UsageList, answers
 from fathom.server.routing import check_model, form_of, model_of, models_of, off_loop, send
 from fathom.server.sending import Json
 from fathom.server.service import Service
@@ -99,3 +100,14 @@ def add_account(routes: APIRouter, service: Service, suffix: str) -> None:
             {"day": row.day, "key": row.key, "name": row.name, "model": row.model, "requests": row.requests, "prompt_cache_hit_tokens": row.hit,
              "prompt_cache_miss_tokens": row.miss, "completion_tokens": row.output, "reasoning_tokens": row.reasoning,
              "cost": dollars(row.cost)} for row in rows]})
+
+    @routes.get("/user/requests/{request_id}", operation_id=f"receipt{suffix}", responses=answers(Receipt))
+    async def receipt(request: Request, request_id: str) -> Response:
+        """What one request of this key was billed, once it has ended: for whoever didn't hear it to its end."""
+        row = await service.accounts.request(request.state.key, scoped_id(request.state.key, request_id))
+        if row is None:
+            raise ApiError(404, f"No ended request of this key has the id {shown(request_id)}.", param="request_id", code="request_not_found")
+        return Json({"id": request_id, "object": "request", "model": row.model, "status": row.status,
+                     "started": int(row.started.timestamp()), "finished": int(row.finished.timestamp()),
+                     "prompt_cache_hit_tokens": row.usage.hit, "prompt_cache_miss_tokens": row.usage.miss,
+                     "completion_tokens": row.usage.output, "reasoning_tokens": row.usage.reasoning, "cost": dollars(row.cost)})

@@ -218,6 +218,22 @@ class UsageList(Reply):
     data: list[UsageLine]
 
 
+class Receipt(Reply):
+    """GET /user/requests/ID. started, finished: Unix time.  status: a finish_reason, or cancelled, failed, balance, crashed.  cost: US$."""
+
+    id: str
+    object: Literal["request"]
+    model: str
+    status: str
+    started: int
+    finished: int
+    prompt_cache_hit_tokens: int
+    prompt_cache_miss_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cost: str
+
+
 class TokenCount(Reply):
     """POST /tokenize."""
 

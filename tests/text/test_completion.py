@@ -110,6 +110,18 @@ def test_well_formed_completions_give_no_notice_and_can_be_cut_anywhere(case):
         assert [name for name, _ in prefix] == [name for name, _ in calls][: len(prefix)]
 
 
+@pytest.mark.check
+@pytest.mark.parametrize(("name", "mode", "text", "calls"), CASES, ids=[case[0] for case in CASES])
+def test_every_cut_in_two_and_every_size_of_piece(name, mode, text, calls):
+    """Of all completions, malformed ones too. One character at a time is the size 1."""
+    whole = events_of([text], mode)
+    for at in range(len(text) + 1):
+        assert events_of([text[:at], text[at:]], mode) == whole
+        assert events_of([*text[:at], text[at:]], mode) == whole  # what was read one by one, then the rest at once
+    for size in range(1, len(text) + 1):
+        assert events_of([text[i : i + size] for i in range(0, len(text), size)], mode) == whole
+
+
 # ---- fuzzing
 
 fragments = st.sampled_from([
