@@ -37,6 +37,7 @@ one thread that commits everybody's counts together (writer.py) is faster than a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection
 from concurrent.futures import Future
 from datetime import date
@@ -186,8 +187,12 @@ class Meter:
         return closed.row
 
     def finish_soon(self, status: str) -> None:
-        """finish without waiting, from anywhere: for `finally` blocks and cancelled tasks. Does nothing on a closed row."""
-        self._close(status, None)
+        """finish without waiting, from anywhere: for `finally` blocks and cancelled tasks. Does nothing on a closed row.
+
+        Nor does it after the accounts were closed: then the row is closed at the next start.
+        """
+        with contextlib.suppress(BooksClosed):
+            self._close(status, None)
 
     def _close(self, status: str, usage: Usage | None) -> Future[Any]:
         failed = self._closing is not None and self._closing.done() and self._closing.exception() is not None

@@ -48,7 +48,7 @@ class Writer:
         """Queues an operation; any thread may. Its future gives what Books.apply gives; cancelled while it waits, it isn't carried out."""
         future: Future[Any] = Future()
         with self._lock:
-            if self._closed:
+            if self._closed and threading.current_thread() is not self._thread:  # what a future's callback still has to say is heard
                 raise BooksClosed("accounts", None, "are closed", "the server is stopping")
             self._jobs.put((operation, future))
         return future
@@ -62,19 +62,22 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        last = float("-inf")
-        while (first := self._jobs.get()) is not None:
+        last, ending = float("-inf"), False
+        while not (ending and self._jobs.empty()):
+            first = self._jobs.get()
+            if first is None:
+                ending = True
+                continue
             time.sleep(max(0.0, last + self._interval - time.monotonic()))
             last = time.monotonic()
-            batch, ending = self._gather(first)
+            batch, last_one = self._gather(first)
+            ending = ending or last_one
             live = [(op, future) for op, future in batch if future.set_running_or_notify_cancel()]
             for (_, future), outcome in zip(live, self._outcomes([op for op, _ in live]), strict=True):
                 if isinstance(outcome, Exception):
                     future.set_exception(outcome)
                 else:
                     future.set_result(outcome)
-            if ending:
-                return
 
     def _gather(self, first: Job) -> tuple[list[Job], bool]:
         """What waits, and whether the end was among it."""

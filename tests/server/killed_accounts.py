@@ -68,10 +68,11 @@ async def request(service: AsyncAccounts, key: Key, folder: Path, name: str, pip
         log = os.open(folder / "log" / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             async with meter:
-                made = length(folder, name)
+                again = (made := length(folder, name)) > 0
                 while True:
-                    behind = made > meter.usage.output  # after a resumption: what the log holds is recorded and given out first
-                    batch = 0 if behind else min(random.randrange(1, FLUSH + 1), tokens - made)
+                    # gone on with: what the log holds comes first, recorded and handed out, before there is more
+                    batch = 0 if again else min(random.randrange(1, FLUSH + 1), tokens - made)
+                    again = False
                     for _ in range(batch):
                         os.write(log, b".")
                     made += batch

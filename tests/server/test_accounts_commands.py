@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from fathom.cli import main
 from fathom.server.accounts import Accounts, Usage
 from fathom.server.metering import Begin, Finish
 from tests.server.databases import accounts, cluster, url  # noqa: F401  (fixtures)
@@ -182,6 +183,8 @@ def test_beside_a_running_server_and_on_a_url(accounts: Accounts, tmp_path: Path
     ("price --prices /nowhere.toml", "prices = /nowhere.toml"),
     ("price --beside nobody --model v4-pro", "model = nobody"),
 ])
-def test_a_users_mistake_is_one_line(traffic: Path, command: str, said: str) -> None:
-    line = fathom(*shlex.split(command), "--folder", traffic, code=2)
-    assert said in line and len(line.strip().splitlines()) == 1
+def test_a_users_mistake_is_one_line(traffic: Path, command: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*shlex.split(command), "--folder", str(traffic)])
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and said in line and len(line.strip().splitlines()) == 1, line

@@ -191,7 +191,7 @@ class TestMoney(Money.TestCase):
 
 @pytest.mark.check
 class TestMoneyLong(Money.TestCase):
-    settings = settings(max_examples=120, stateful_step_count=50)
+    settings = settings(max_examples=60, stateful_step_count=50)
 
 
 @given(st.lists(st.tuples(TOKENS, TOKENS, TOKENS), max_size=30), PRICES)
