@@ -49,7 +49,8 @@ const Plan = (() => {
     const prefill = prefillStep(p, chip, l, prompt, chunk);
     const tokenTime = decode.total * l.pp;
     const stored = p.block_bytes / p.block_tokens + p.fixed_bytes / prompt;
-    const parts = memory(p, chip, l, load, chunkLimit);
+    const parts = memory(p, chip, l, load, chunkLimit), limit = 6 * p.expert_width / p.sent;
+    const crossing = exchange(p, chip, l, p.sent * p.hidden * p.layers / chip.efficiency.links);
     return {
       memory: parts, needed: sum(Object.values(parts)), room: chip.memory * chip.efficiency.usable, decode, prefill,
       token_time: tokenTime, decode_rate: load.users / tokenTime,
@@ -57,7 +58,8 @@ const Plan = (() => {
       prefill_rate: l.dp * chunk / prefill.total,
       load_rate: chip.host * l.cp * l.pp * l.dp / stored,
       compute_per_byte: widthOf(chip, p.expert_format) / chip.efficiency.compute / (l.ep <= chip.domain ? chip.scale_up : chip.scale_out),
-      hides_up_to: 6 * p.expert_width / p.sent,
+      reached_per_byte: limit * crossing / (p.expert_flops / widthOf(chip, p.expert_format)),
+      hides_up_to: limit,
     };
   }
 
@@ -115,13 +117,16 @@ const Plan = (() => {
     return p.layers * p.item * (own * tokens + spread * experts) + own * w.gathered;
   }
 
+  function exchange(p, chip, l, sent) {
+    const inside = Math.min(l.ep, chip.domain), domains = ceilDiv(l.ep, chip.domain);
+    const far = (domains - 1) * (1 - (1 - 1 / domains) ** p.chosen) * sent / chip.scale_out;
+    return Math.max(p.chosen * (inside - 1) / inside * sent / chip.scale_up, far);
+  }
+
   function links(p, chip, l, w, hiddenBehind) {
     const e = chip.efficiency, s = share(p, l), layers = ceilDiv(p.layers, l.pp);
     const sent = w.stageTokens / stageOf(l) * p.sent * p.hidden * layers / e.links;
-    const inside = Math.min(l.ep, chip.domain), domains = ceilDiv(l.ep, chip.domain);
-    const far = (domains - 1) * (1 - (1 - 1 / domains) ** p.chosen) * sent / chip.scale_out;
-    const near = p.chosen * (inside - 1) / inside * sent / chip.scale_up;
-    let link = Math.max(0, Math.max(near, far) + (l.ep > 1 ? 2 * layers * e.hop : 0) - hiddenBehind);
+    let link = Math.max(0, exchange(p, chip, l, sent) + (l.ep > 1 ? 2 * layers * e.hop : 0) - hiddenBehind);
     if (l.tp > 1) {
       const reduced = 2 * (l.tp - 1) / l.tp * w.tokens / w.cut * p.hidden * p.item * layers / (chip.scale_up * e.links);
       link += (l.ep > 1 ? 1 : 2) * (reduced + layers * e.hop);

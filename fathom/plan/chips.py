@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,13 @@ def find_chip(chips: Mapping[str, Chip], chip_id: str) -> Chip:
         remedy = f"did you mean {near[0]}?" if near else "or add it in a file of your own"
         raise UserError("chip", chip_id, f"one of {', '.join(chips)}", remedy)
     return chips[chip_id]
+
+
+def with_price(chip: Chip, price: float, source: str) -> Chip:
+    """The chip at another price an hour. Raises UserError on an impossible one."""
+    if not _is_number(price) or price < 0:
+        raise UserError("price", price, "US$ an hour and device, 0 or more")
+    return replace(chip, price=price, sources={**chip.sources, "price": source}, estimates=chip.estimates - {"price"})
 
 
 def chip_toml(chip: Chip) -> str:

@@ -7,6 +7,7 @@ three, so a request's cost is the sum, and requests that pay more than they cost
 """
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,8 +48,8 @@ class BreakEven:
     margin: float
 
     def data(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return asdict(self)
+        """JSON-ready form; None for what is infinite, which JSON has no word for."""
+        return {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in asdict(self).items()}
 
 
 def costs(prediction: Prediction, chip: Chip, layout: Layout, load: Load) -> Costs:

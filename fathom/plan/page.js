@@ -100,9 +100,9 @@
         + `${bytes(near.missing * near.devices)} in all.` + (enough ? ` ${enough} devices are enough.` : "");
       return;
     }
-    const { prediction: p, layout } = best, hides = p.compute_per_byte <= p.hides_up_to;
-    const traffic = layout.ep === 1 ? "" : ` Experts’ traffic ${hides ? "hides behind their work" : "can’t hide when compute binds"}: `
-      + `C/B is ${number(p.compute_per_byte, 4)}, the limit ${number(p.hides_up_to, 4)} FLOP a byte.`;
+    const { prediction: p, layout } = best, hides = p.reached_per_byte <= p.hides_up_to;
+    const traffic = layout.ep === 1 ? "" : ` Experts’ traffic ${hides ? "hides behind their work" : "can’t hide"} when compute binds: C/B is `
+      + `${number(p.compute_per_byte, 4)} FLOP a byte on paper, ${number(p.reached_per_byte, 4)} as reached, the limit 2d is ${number(p.hides_up_to, 4)}.`;
     node.textContent = `${best.devices} × ${s.chip.name.split(",")[0]} (${grid(layout)}) for ${money(best.costs.hour)} an hour. `
       + `Decoding is bound by ${p.decode.binds}, prompts by ${p.prefill.binds}.${traffic}`;
   }

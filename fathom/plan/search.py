@@ -67,6 +67,12 @@ class Wishes:
     speed: float = 0.0
     wait: float = math.inf
 
+    def __post_init__(self) -> None:
+        if not self.speed >= 0 or math.isinf(self.speed):
+            raise UserError("speed", self.speed, "tokens/s, 0 or more")
+        if not self.wait > 0:
+            raise UserError("wait", self.wait, "seconds, more than 0")
+
 
 @dataclass(frozen=True)
 class ServingPlan:

@@ -110,7 +110,10 @@ class Prediction:
         token_time: seconds between two tokens of one user.  decode_rate: tokens/s of all users.
         first_token: seconds from a prompt's start to its first token, nothing cached.  prefill_rate: prompt tokens/s of all devices.
         load_rate: cached prompt tokens/s that the host links bring back.
-        compute_per_byte, hides_up_to: C/B of the link that carries the experts' traffic, and the 2d up to which it hides.
+        compute_per_byte, hides_up_to: the chip's C/B by the datasheet, over the widest link that the experts' traffic takes, and the 2d up
+            to which the report says it hides.
+        reached_per_byte: C/B at the reachable rates and with the bytes that really cross the busier link (a token goes to another domain once,
+            however many of its experts are there); at or below `hides_up_to` the traffic hides wherever compute binds.
     """
 
     memory: dict[str, float]
@@ -123,6 +126,7 @@ class Prediction:
     prefill_rate: float
     load_rate: float
     compute_per_byte: float
+    reached_per_byte: float
     hides_up_to: float
 
     @property
@@ -151,14 +155,16 @@ def predict(p: Profile, chip: Chip, layout: Layout, load: Load) -> Prediction:
     prefill = prompt_step(p, chip, layout, load.prompt, chunk)
     chunks = load.prompt / chunk
     stored = p.block_bytes / p.block_tokens + p.fixed_bytes / load.prompt  # bytes that a cached token costs to bring back
-    wire = _expert_link(chip, layout)
+    limit = 6 * p.expert_width / p.sent
+    crossing = _exchange(chip, layout.ep, p.chosen, p.sent * p.hidden * p.layers / chip.efficiency.links)  # seconds of one token
     return Prediction(
         memory=memory(p, chip, layout, load), room=chip.memory * chip.efficiency.usable, decode=decode, prefill=prefill,
         token_time=token_time, decode_rate=load.users / token_time,
         first_token=(chunks + layout.pp - 1) * prefill.total + token_time,
         prefill_rate=layout.dp * chunk / prefill.total,
         load_rate=chip.host * layout.cp * layout.pp * layout.dp / stored,
-        compute_per_byte=chip.flops[chip.computes_in(p.expert_format)] / wire, hides_up_to=6 * p.expert_width / p.sent)
+        compute_per_byte=chip.flops[chip.computes_in(p.expert_format)] / _expert_link(chip, layout),
+        reached_per_byte=limit * crossing / (p.expert_flops / chip.rate(p.expert_format)), hides_up_to=limit)
 
 
 def memory(p: Profile, chip: Chip, layout: Layout, load: Load) -> dict[str, float]:

@@ -13,7 +13,7 @@ from .cost import BreakEven
 from .search import Option, ServingPlan, best_by_devices
 from .serving import KINDS, Layout
 from .training import TrainingPlan
-from .units import bytes_text, count_text, flops_text, money_text, time_text
+from .units import bytes_text, count_text, flops_text, money_text, time_text, tokens_text
 
 _PART_NAMES = {
     "embedding": "embedding", "head": "output head", "attention": "attention", "indexer": "indexer", "compressors": "compressors",
@@ -110,10 +110,11 @@ def serving_tables(plan: ServingPlan, name: str, chips: dict[str, Chip], incomes
 
 
 def _options(options: list[Option]) -> RenderableType:
-    table = grid("Cheapest first (US$ a million tokens)", "devices", "layout", "output", "input", "cached", "tok/s", "1st token", "bound by")
+    table = grid("Cheapest request first; US$ a million tokens", "devices", "layout", "request", "output", "input", "cached", "tok/s",
+                 "1st token", "bound by")
     for o in options:
         p, c = o.prediction, o.costs
-        table.add_row(f"{o.layout.devices} × {o.chip}", str(o.layout), money_text(c.output), money_text(c.input), money_text(c.cached),
+        table.add_row(f"{o.layout.devices} × {o.chip}", str(o.layout), *map(money_text, (c.request, c.output, c.input, c.cached)),
                       f"{1 / p.token_time:.3g}", time_text(p.first_token), p.decode.binds)
     return Group(table, Text("tok/s: what one user gets; bound by: what takes most of a decode step", style="dim"))
 
@@ -133,9 +134,10 @@ def _detail(o: Option, chip: Chip) -> RenderableType:
     title = _title(f"The cheapest: {o.layout.devices} × {chip.name} ({o.layout}), {money_text(o.costs.hour)} an hour")
     lines: list[RenderableType] = [title, memory, Text(), step]
     if o.layout.ep > 1:
-        can = "can" if p.compute_per_byte <= p.hides_up_to else "cannot"
-        lines.append(Text(f"Experts' traffic {can} hide behind their work when compute binds: C/B = {p.compute_per_byte:,.0f} FLOP a byte, "
-                          f"the limit is {p.hides_up_to:,.0f}.", style="dim"))
+        can = "can" if p.reached_per_byte <= p.hides_up_to else "cannot"
+        lines.append(Text(f"Experts' traffic {can} hide behind their work when compute binds. By the rule C/B ≤ 2d the limit is "
+                          f"{p.hides_up_to:,.0f} FLOP a byte; C/B is {p.compute_per_byte:,.0f} on paper and {p.reached_per_byte:,.0f} at the "
+                          "rates that are reached and with the bytes that do cross.", style="dim"))
     return Group(*lines)
 
 
@@ -150,7 +152,7 @@ def _incomes(incomes: list[BreakEven]) -> RenderableType:
 def training_tables(plan: TrainingPlan, name: str, chips: dict[str, Chip], top: int) -> RenderableType:
     """Tables of a training plan that has options."""
     run, best = plan.run, plan.options[0]
-    title = (f"Training {name} on {count_text(run.tokens)} tokens, {count_text(run.batch)} a step, sequences of {run.length:,}, "
+    title = (f"Training {name} on {tokens_text(run.tokens)} tokens, {tokens_text(run.batch)} a step, sequences of {run.length:,}, "
              f"{plan.precision}: {plan.flops:.3g} FLOP (6 × active × tokens)")
     table = grid("Cheapest first", "devices", "layout", "days", "cost", "MFU", "memory", "bound by")
     firsts = {(o.chip, o.layout.devices): o for o in reversed(plan.options)}
@@ -160,8 +162,11 @@ def training_tables(plan: TrainingPlan, name: str, chips: dict[str, Chip], top: 
     memory, step = grid("", "memory a device", ""), grid("", "time of a step", "")
     for part, size in best.memory.items():
         memory.add_row(part, bytes_text(size))
+    memory.add_row("in all", bytes_text(best.needed), style="bold")
+    memory.add_row("may be used", bytes_text(best.room))
     for part, seconds in best.step.items():
         step.add_row(part, time_text(seconds))
+    step.add_row("in all", time_text(sum(best.step.values())), style="bold")
     chip = chips[best.chip]
     parts: list[RenderableType] = [Text(title, style="bold"), Text(), table, Text(),
                                    _title(f"The cheapest: {best.layout.devices} × {chip.name} ({best.layout})"), memory, Text(), step]

@@ -1,13 +1,23 @@
 """Numbers as people read them: 284.33 B parameters, 5.28 GB, 3.2 ms. Decimal prefixes throughout; a GiB never appears."""
 from __future__ import annotations
 
+from decimal import Decimal
+
 _COUNT = (("", 1.0), ("K", 1e3), ("M", 1e6), ("B", 1e9))
 _SI = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15), ("E", 1e18), ("Z", 1e21), ("Y", 1e24))
 
 
 def count_text(value: float) -> str:
-    """A number of parameters or tokens: 284.33 B, 33,000.00 B. The published sizes are in billions."""
+    """A number of parameters: 284.33 B. The published sizes are in billions."""
     return _scaled(value, _COUNT, 2, "")
+
+
+def tokens_text(value: float) -> str:
+    """A number of tokens: 65,536, 94.4 M, 33 T."""
+    if value < 1e6:
+        return f"{value:,.0f}"
+    scale, prefix = next((s, p) for s, p in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if value >= s)
+    return f"{value / scale:,.4g} {prefix}"
 
 
 def bytes_text(value: float) -> str:
@@ -29,7 +39,9 @@ def money_text(value: float) -> str:
     """US$: $1,234, $2.87, $0.0013, $18.2 M."""
     if value >= 1e6:
         return f"${value / 1e6:,.1f} M"
-    return f"${value:,.0f}" if value >= 1000 else f"${value:.2f}" if value >= 0.0995 or not value else f"${value:.2g}"
+    if value >= 0.0995 or not value:
+        return f"${value:,.0f}" if value >= 1000 else f"${value:.2f}"
+    return f"${Decimal(f'{value:.2g}'):f}"
 
 
 def time_text(seconds: float) -> str:

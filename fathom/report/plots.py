@@ -11,6 +11,8 @@ from typing import Any
 
 from fathom.errors import UserError
 
+FORMATS = (".png", ".svg", ".pdf")
+
 
 def line_plot(path: str | Path, series: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, title: str, x_label: str, y_label: str,
               log_x: bool = False, log_y: bool = False) -> Path:
@@ -19,7 +21,7 @@ def line_plot(path: str | Path, series: Sequence[tuple[str, Sequence[float], Seq
     Args:
         series: (name, xs, ys), equally long; points that are not finite leave a gap.
 
-    Returns the path. Raises UserError where matplotlib isn't installed.
+    Returns the path. Raises UserError where matplotlib isn't installed, on another suffix, and where the file can't be written.
     """
     figure, axes = _figure(title)
     for name, xs, ys in series:
@@ -68,6 +70,11 @@ def _figure(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Any, A
 
 def _save(figure: Any, path: str | Path) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=140)
+    if path.suffix not in FORMATS:
+        raise UserError("plot", path, f"a file whose name ends in {', '.join(FORMATS)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=140)
+    except OSError as error:
+        raise UserError("plot", path, f"cannot be written: {error.strerror}", "give another place") from None
     return path

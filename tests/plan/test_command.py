@@ -84,7 +84,7 @@ def test_serving_plan_and_its_files(run, tmp_path):
     assert requests == sorted(requests) and data["chips"]["h800"]["sources"]["price"]
     assert "What it takes to serve v4-flash" in (tmp_path / "p.html").read_text()
     shown = run("v4-flash", "--chip", "h800", "--users", "16").stdout
-    assert "Cheapest first" in shown and "Why others fail" in shown and "experts" in shown and "Estimates among the figures" in shown
+    assert "Cheapest request first" in shown and "Why others fail" in shown and "experts" in shown and "Estimates among the figures" in shown
 
 
 def test_a_refusal_is_a_user_error(run):
@@ -137,4 +137,63 @@ def test_memory_of_a_training_step(run):
     assert data["bytes"] == step_memory(preset("nano"), Micro(512, 8, "bf16"))
     assert "peak" in run("nano", "--micro-batch", "8x512", "--precision", "fp32").stdout
     assert "ROWSxLENGTH" in str(run("nano", "--micro-batch", "many", "--precision", "fp32").exception)
-    assert "fp32 or bf16" in str(run("nano", "--micro-batch", "8x512").exception)
+    assert "fp32 or bf16" in str(run("nano", "--micro-batch", "8x512", "--precision", "official").exception)
+
+
+@pytest.mark.parametrize("arguments, field, says", [
+    (["--batch", "1e6"], "batch", "add --train-tokens"), (["--days", "3"], "days", "add --train-tokens"),
+    (["--chip", "h200", "--length", "5"], "length", "add --train-tokens"),
+    (["--train-tokens", "1e12", "--users", "3"], "users", "a training plan is asked for"),
+    (["--train-tokens", "1e12", "--html", "x.html"], "html", "a serving plan"),
+    (["--train-tokens", "1e12", "--context", "4096"], "context", "leave it out"),
+    (["--micro-batch", "8x512", "--chip", "h200"], "chip", "a step's memory is asked for"),
+    (["--train-tokens", "1e12", "--micro-batch", "8x512"], "micro-batch", "leave --train-tokens out"),
+])
+def test_an_option_that_would_be_ignored_is_refused(run, arguments, field, says):
+    refused = run("v4-pro", *arguments).exception
+    assert isinstance(refused, UserError) and refused.field == field and says in str(refused)
+
+
+@pytest.mark.parametrize("arguments", [["--users", "3"], ["--devices", "16"], ["--top", "1"], ["--hit", "0"], ["--speed", "10"], ["--price", "1"]])
+def test_any_option_of_a_service_asks_for_a_serving_plan(run, arguments):
+    assert "options" in json.loads(run("v4-flash", *arguments, "--json").stdout)
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--users", "0"], "users"), (["--speed", "-1"], "speed"), (["--wait", "0"], "wait"), (["--wait", "nan"], "wait"), (["--price", "-1"], "price"),
+    (["--price", "nan"], "price"),
+])
+def test_impossible_wishes(run, arguments, says):
+    refused = run("v4-flash", *arguments).exception
+    assert isinstance(refused, UserError) and refused.field == says
+
+
+@pytest.mark.needs("module:matplotlib")
+def test_files_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    inside = str(tmp_path / "file" / "x")
+    for arguments in (["--html", inside], ["--plot", inside + ".png"], ["--plot", str(tmp_path / "x.xyz")]):
+        refused = run("v4-flash", *arguments).exception
+        assert isinstance(refused, UserError) and refused.field == arguments[0][2:], refused
+    assert run("v4-flash", "--html", str(tmp_path / "new" / "p.html")).exit_code == 0 and (tmp_path / "new" / "p.html").is_file()
+
+
+def test_a_price_of_ones_own(run):
+    """It is the chip's price everywhere: in the costs, the sources and what is said to be an estimate."""
+    data = json.loads(run("v4-flash", "--chip", "h200", "--devices", "8", "--price", "2", "--json").stdout)
+    assert data["options"][0]["costs"]["hour"] == 16 and data["chips"]["h200"]["sources"]["price"] == "--price"
+    assert "price" not in data["chips"]["h200"]["estimates"] and "price" not in run("v4-flash", "--price", "2").stdout.splitlines()[-1]
+
+
+def test_json_is_json_also_where_a_price_brings_nothing(run, tmp_path):
+    (tmp_path / "p.toml").write_text("[[price]]\nmodel = 'gift'\nfrom = 2026-01-01\ninput = 0\noutput = 0\n")
+    data = json.loads(run("v4-flash", "--prices", str(tmp_path / "p.toml"), "--json").stdout, parse_constant=lambda name: pytest.fail(name))
+    gift = next(row for row in data["break_even"] if row["model"] == "gift")
+    assert gift["load"] is None and gift["income"] == 0
+
+
+def test_defaults_of_a_steps_memory_and_a_short_model(run, tmp_path):
+    assert json.loads(run("nano", "--micro-batch", "2x64", "--json").stdout)["precision"] == "bf16"
+    (tmp_path / "config.json").write_text(json.dumps({**_nano_dict(), "max_position_embeddings": 1024}))
+    assert json.loads(run(str(tmp_path), "--train-tokens", "1e9", "--batch", "1e6", "--precision", "bf16", "--json").stdout)["length"] == 1024
+    assert "length" in str(run(str(tmp_path), "--train-tokens", "1e9", "--length", "4096", "--precision", "bf16").exception)

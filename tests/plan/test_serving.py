@@ -79,8 +79,21 @@ def test_the_rule_for_hiding_expert_traffic(p, width):
         chip = dataclasses.replace(CHIPS["h200"], efficiency=IDEAL, domain=128, scale_up=limit * factor)
         found = predict(p, chip, layout, load)
         assert found.hides_up_to == 2 * width
-        assert (found.compute_per_byte <= found.hides_up_to) == hidden
+        assert (found.compute_per_byte <= found.hides_up_to) == (found.reached_per_byte <= found.hides_up_to) == hidden
         assert (found.prefill.link == 0) == hidden
+
+
+@pytest.mark.parametrize("layout", [Layout(ep=8, dp=8), Layout(ep=16, dp=16), Layout(ep=64, dp=64), Layout(tp=2, ep=32, dp=16)])
+def test_what_is_said_of_expert_traffic_is_what_is_computed(layout):
+    """Across domains too, where a token crosses once for several experts: hidden by the rule exactly where a prompt waits for no link."""
+    seen = set()
+    for scale_out in (5e9, 10e9, 20e9, 40e9, 80e9, 160e9):
+        chip = dataclasses.replace(CHIPS["h200"], scale_out=scale_out, efficiency=dataclasses.replace(CHIPS["h200"].efficiency, hop=0.0))
+        found = predict(PRO, chip, layout, Load(65536, 64, 64))
+        reduced = predict(PRO, dataclasses.replace(chip, scale_out=1e30, scale_up=chip.scale_up), layout, Load(65536, 64, 64)).prefill.link
+        assert (found.reached_per_byte <= found.hides_up_to) == (found.prefill.link - reduced <= 1e-12)
+        seen.add(found.reached_per_byte <= found.hides_up_to)
+    assert seen == ({True} if layout.ep == 8 else {True, False})
 
 
 def test_bf16_traffic_is_wider_and_hides_worse():
