@@ -58,13 +58,15 @@ function fresh() {
   box.focus();
 }
 
-/** An answer that was under way when the page was left: the service ended it then. */
+/** Answers that were under way when the page was left: the service ended them then, and knows what they cost. */
 function settleInterrupted() {
   for (const node of Object.values(conversation.nodes)) {
-    if (node.role !== "assistant" || node.finish !== null || node === running?.node) continue;
-    node.finish = talk.isEmpty(node) ? "refused" : "broken";
-    node.trouble = { kind: "again", text: "The page was left before this answer was complete.", detail: "", retryAfter: null };
-    if (!node.usage) billLater(conversation, node);
+    if (node.role !== "assistant" || node === running?.node) continue;
+    if (node.finish === null) {
+      node.finish = talk.isEmpty(node) ? "refused" : "broken";
+      node.trouble = { kind: "again", text: "The page was left before this answer was complete.", detail: "", retryAfter: null };
+    }
+    if (!node.usage && ["stopped", "broken"].includes(node.finish)) billLater(conversation, node);
   }
 }
 

@@ -8,7 +8,13 @@ import * as kept from "./kept.js";
 function dialog(title, body, { onclose = () => {}, wide = false } = {}) {
   const box = el("dialog", { "aria-labelledby": "dialog-title", class: wide ? "wide" : "" },
     el("div", { class: "dialog-head" }, el("h2", { id: "dialog-title" }, title), iconButton("close", "Close", () => box.close())), body);
-  box.addEventListener("close", () => { box.remove(); onclose(); });
+  box.addEventListener("close", () => {
+    box.remove();
+    onclose();
+    const back = document.activeElement;  // Chromium gives a text field its focus back without a caret, so typing goes nowhere
+    back.blur();
+    back.focus();
+  });
   box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
   document.body.append(box);
   box.showModal();
