@@ -45,6 +45,6 @@ clean:  ## remove .venv, caches and build outputs; runs/ stays
 	@echo "setup 3/4: Fathom and its tools ($(EXTRAS))"
 	@$(RUN) pip install -q --disable-pip-version-check -e ".[$(EXTRAS)]"
 	@echo "setup 4/4: native kernels"
-	@$(RUN) fathom.ops.native.build
+	@$(RUN) fathom.ops.native
 	@touch $@
 	@echo "setup done: .venv/bin/fathom --help"

@@ -30,7 +30,7 @@ def examine(device: str) -> dict[str, Any]:
     where = choose_device(device)
     free, total = memory_info(where)
     bf16 = supports_bf16(where)
-    rows = native.rows(head_dim=128, index_head_dim=64, streams=4)  # of any usual size: these serve all the same operators
+    rows = native.rows(head_dim=128, rope_dims=32, index_head_dim=64, streams=4)  # of any usual size: these serve all the same operators
     passed_over = {row.operator: row.reason for row in rows if row.kernel is None and where.type == row.device}
     kernels = [{"operator": row.operator, "kernel": row.source, "backward": row.backward,
                 "reason": f"native: {passed_over[row.operator]}" if row.operator in passed_over else row.reason}
@@ -39,7 +39,7 @@ def examine(device: str) -> dict[str, Any]:
         "fathom": __version__, "python": platform.python_version(), "system": platform.platform(), "threads": torch.get_num_threads(),
         "packages": {extra: {name: _version(name) for name in names} for extra, names in PACKAGES.items()},
         "device": {"name": str(where), "model": device_name(where), "memory_free": free, "memory_total": total},
-        "precisions": {name: ("native" if name != "bf16" or bf16 else "works, without hardware support") for name in DTYPES},
+        "precisions": {name: "native" if DTYPES[name] != torch.bfloat16 or bf16 else "works, without hardware support" for name in DTYPES},
         "kernels": kernels,
     }
 

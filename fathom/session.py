@@ -9,7 +9,7 @@ string. `path` is a checkpoint folder or a run folder, whose newest checkpoint i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,21 @@ from .model import Transformer, kernel_rows
 from .ops import DTYPES
 from .text import StopStrings, StreamDecoder, Tokenizer, encode_parts, parse_completion
 
-_TORCH_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+_TORCH_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items() if name != "official"}
 
 
-def load(path: str | Path, *, device: str | None = None, precision: str | None = None, kernels: str = "auto", progress: Any = None) -> Session:
+def load(path: str | Path, *, device: str | None = None, precision: str | None = None, kernels: str = "auto", progress: Any = None,
+         make_engine: Callable[[Transformer], Engine] = Engine) -> Session:
     """Opens a model for generation.
 
     Args:
         path: a checkpoint folder, or a run folder (its newest checkpoint).
         device: "auto" or None, "cpu", or an accelerator's name.
-        precision: "fp32", "bf16", "fp16" (or torch's names); bf16 where the device has it, else fp32, unless given.
+        precision: "fp32", "bf16", "fp16" (or torch's names), or "official": the published FP8, FP4 and BF16 formats throughout. bf16
+            where the device has it, else fp32, unless given.
         kernels: "auto" (the fastest that cover device and precision), "reference", or an instruction set of the native ones.
         progress: called with (done, total) bytes while weights are read.
+        make_engine: the model → the engine that runs it, for other options than Engine's defaults.
 
     Raises:
         UserError: no model there, a damaged file, an unknown device, precision or choice of kernels.
@@ -47,9 +50,10 @@ def load(path: str | Path, *, device: str | None = None, precision: str | None =
     checkpoint = open_checkpoint(folder)
     tokenizer = Tokenizer.load(folder if (folder / "tokenizer.json").exists() else folder.parent.parent)
     rows = kernel_rows(checkpoint.config, where, precision, kernels)
-    model = Transformer(checkpoint.config, dtype=DTYPES[precision], device=where, rows=rows)
-    checkpoint.load_into(model.tensors(), progress)
-    return Session(Engine(model), tokenizer)
+    formats = checkpoint.formats(official=precision == "official")
+    model = Transformer(checkpoint.config, dtype=DTYPES[precision], precision=precision, device=where, rows=rows, formats=formats)
+    checkpoint.load_into(model.tensors(), progress, formats=formats)
+    return Session(make_engine(model), tokenizer)
 
 
 def model_folder(path: str | Path) -> Path:

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .. import quant
 from ..config import ModelConfig, Param, parameters, read_config
 from ..errors import UserError
 from .compare import Mismatch, compare, dims
 from .locate import Place, locate, open_files, scale_name
 from .replace import readable
-from .stored import Stored
+from .stored import Stored, transcode
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -40,12 +42,29 @@ class Checkpoint:
         self.params = {p.name: p for p in parameters(config)}
         self._places = places
 
-    def load_into(self, targets: Mapping[str, Tensor], progress: Progress | None = None) -> None:
+    def formats(self, *, official: bool = False) -> dict[str, str]:
+        """"fp8" or "fp4" for every parameter that can be held so: as it is stored, without loss; or, for precision `official`, as the
+        published layout stores it, whatever is here. To be given to the model and to `load_into`."""
+        found: dict[str, str] = {}
+        for param in self.params.values():
+            if param.storage not in ("fp8", "expert"):
+                continue
+            stored = [self.stored(name) for name in param.tensor_names()]
+            kinds = {s.quantised if s.scale is not None and quant.is_power_of_two(s.scale) else None for s in stored}
+            kind = kinds.pop() if len(kinds) == 1 else None
+            if official and kind is None:
+                kind = "fp8" if param.storage == "fp8" or self.config.expert_dtype == "fp8" or param.shape[-1] % 2 else "fp4"
+            if kind is not None:
+                found[param.name] = kind
+        return found
+
+    def load_into(self, targets: Mapping[str, Any], progress: Progress | None = None, *, formats: Mapping[str, str] | None = None) -> None:
         """Fill every parameter of a model.
 
         Args:
             targets: tensor of each parameter by its name in the table (`Param.name`, routed experts stacked), of any dtype and on
                 any device; quantised weights are decoded, all are cast. Nothing else is allocated but pieces of some megabytes.
+            formats: parameters whose numbers are those of FP8 or FP4, rounded to it if they aren't yet; see `formats()`.
             progress: called with (bytes done, bytes in all), counted in the targets, after each parameter.
 
         Raises:
@@ -62,7 +81,7 @@ class Checkpoint:
         sizes = {name: t.numel() * t.element_size() for name, t in targets.items()}
         done = 0
         for param in sorted(self.params.values(), key=self._position):
-            self._fill(param, targets[param.name].detach())
+            self._fill(param, targets[param.name].detach(), (formats or {}).get(param.name))
             done += sizes[param.name]
             if progress is not None:
                 progress(done, sum(sizes.values()))
@@ -108,11 +127,17 @@ class Checkpoint:
                             f"a token's experts are distinct and from 0 to {self.config.n_routed_experts - 1}",
                             "put the real routing table into the checkpoint (a freshly built transformers model has zeros)")
 
-    def _fill(self, param: Param, target: Tensor) -> None:
+    def _fill(self, param: Param, target: Any, format: str | None = None) -> None:
         for i, name in enumerate(param.tensor_names()):
             part = target[i] if param.experts else target
+            raw = getattr(part, "format", None)  # packed weights that hold FP8 or FP4 take it as it is
             for start, stop, piece in self.stored(name).pieces():
-                part[start:stop].copy_(piece.values(part.dtype))
+                if format is not None:
+                    piece = transcode(piece, cast(Any, format))[0]
+                if raw is not None and raw == piece.quantised:
+                    part[start:stop].take(piece.weight, piece.scale)
+                else:
+                    part[start:stop].copy_(piece.values(part.dtype))
             self.release(name)
         if param.storage == "int64":
             self.check_routing(param, target)

@@ -1,4 +1,7 @@
-"""Sizes of the official cache rows: one formula for those who plan them and those who encode them.
+"""Sizes of rows and matrices in memory: one formula for those who plan them and those who hold them.
+
+Cache rows are those of the official formats. Packed matrices are what the native kernels read: panels of 16 rows, columns in steps of
+32, and for FP8 and FP4 the scales (ops/native/packed.py).
 
 Source: SPEC section 3 (KV entries, indexer) and section 6.
 """
@@ -18,3 +21,17 @@ def entry_bytes(head_dim: int, rope_dims: int) -> int:
 def index_key_bytes(index_dim: int) -> int:
     """Bytes of one index key: two E2M1 values a byte and the scales (68 at 128)."""
     return -(-index_dim // 2) + -(-index_dim // KEY_RUN)
+
+
+PANEL, STEP = 16, 32  # rows of a panel of a packed matrix; its columns are a multiple of
+SCALE_COLUMNS = {"fp8": 128, "fp4": 32}  # columns that share a scale
+
+
+def packed_bytes(rows: int, columns: int, format: str) -> int:
+    """Bytes of a packed matrix in "bf16", "fp8" or "fp4", scales included."""
+    panels, width = -(-rows // PANEL), -(-columns // STEP) * STEP
+    values = panels * PANEL * width
+    if format == "bf16":
+        return 2 * values
+    scales = -(-width // SCALE_COLUMNS[format]) * panels
+    return values + scales if format == "fp8" else values // 2 + scales * PANEL

@@ -120,7 +120,8 @@ def _attention(c: ModelConfig, p: str, ratio: int) -> Iterator[Param]:
         yield Param(i + "weights_proj.weight", (c.index_n_heads, d), "bf16", role="matrix", tp_axis=0)
         yield from _compressor(c, i + "compressor.", c.index_head_dim, ratio)
     yield Param(p + "attn_sink", (heads,), "fp32", optimizer="adamw", init="zeros", tp_axis=0)
-    yield Param(p + "wo_a.weight", (groups * c.o_lora_rank, heads * dim // groups), "fp8", row_parts=(c.o_lora_rank,) * groups, role="grouped", tp_axis=0)
+    yield Param(p + "wo_a.weight", (groups * c.o_lora_rank, heads * dim // groups), "fp8", row_parts=(c.o_lora_rank,) * groups, role="grouped",
+                tp_axis=0)
     yield Param(p + "wo_b.weight", (d, groups * c.o_lora_rank), "fp8", role="matrix", tp_axis=1)
 
 
@@ -141,7 +142,8 @@ def _ffn(c: ModelConfig, p: str, hash_routed: bool) -> Iterator[Param]:
     else:
         yield Param(p + "gate.bias", (experts,), "fp32", optimizer="none", init="zeros")
     for matrix, shape in (("w1", (inner, d)), ("w2", (d, inner)), ("w3", (inner, d))):
-        yield Param(f"{p}experts.{matrix}", (experts, *shape), "expert", experts=experts, role="expert", ep_axis=0, tp_axis=1 if matrix != "w2" else 2)
+        yield Param(f"{p}experts.{matrix}", (experts, *shape), "expert", experts=experts, role="expert", ep_axis=0,
+                    tp_axis=1 if matrix != "w2" else 2)
     for matrix, shape in (("w1", (inner, d)), ("w2", (d, inner)), ("w3", (inner, d))):
         yield Param(f"{p}shared_experts.{matrix}.weight", shape, "fp8", role="shared", tp_axis=0 if matrix != "w2" else 1)
 

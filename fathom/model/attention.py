@@ -39,11 +39,11 @@ class Attention(nn.Module):
         """Attention output of the normed sublayer input h [T, D]."""
         c, T = self.config, h.shape[0]
         cos, sin, back = geometry.angles(self.ratio > 0)
-        c_q = k.rms_norm(k.linear(h, self.wq_a.weight), self.q_norm.weight, c.rms_norm_eps)
-        q = k.linear(c_q, self.wq_b.weight).view(T, c.num_attention_heads, c.head_dim)
+        c_q = k.rms_norm(k.linear_fp8(h, self.wq_a.weight), self.q_norm.weight, c.rms_norm_eps)
+        q = k.linear_fp8(c_q, self.wq_b.weight).view(T, c.num_attention_heads, c.head_dim)
         q = k.norm_rope(q, None, c.rms_norm_eps, cos, sin)
-        kv = k.norm_rope(k.linear(h, self.wkv.weight), self.kv_norm.weight, c.rms_norm_eps, cos, sin)
-        window = memory.window(self.block, kv, geometry, k)
+        kv = k.norm_rope(k.linear_fp8(h, self.wkv.weight), self.kv_norm.weight, c.rms_norm_eps, cos, sin)
+        window = memory.window(self.block, k.encode_entries(kv), geometry, k)
         entries, spans, chosen = None, None, None
         if self.ratio:
             spans = geometry.compression(self.ratio).spans
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         out = k.attend(q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen)
         out = k.rope(out, cos, back)  # contributions become relative to the query's position
         out = k.linear_grouped(out.view(T, c.o_groups, -1), self.wo_a.weight)
-        return k.linear(out, self.wo_b.weight)
+        return k.linear_fp8(out, self.wo_b.weight)
 
 
 class Compressor(nn.Module):
@@ -77,7 +77,7 @@ class Compressor(nn.Module):
         if not c.count and geometry.paged:
             return memory.entries(self.block, self.part, None, c)
         new = k.compress(rows, self.ape, c.own, c.previous, self.norm.weight, self.config.rms_norm_eps, *c.angles, h.dtype)
-        return memory.entries(self.block, self.part, new, c)
+        return memory.entries(self.block, self.part, k.encode_keys(new) if self.part else k.encode_entries(new), c)
 
 
 class Indexer(nn.Module):
@@ -97,8 +97,8 @@ class Indexer(nn.Module):
         c = self.config
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             keys = self.compressor(h, geometry, memory, k)
-            q = k.linear(c_q, self.wq_b.weight).view(h.shape[0], c.index_n_heads, c.index_head_dim)
-            q = k.rope(q, *geometry.angles(True)[:2])
+            q = k.linear_fp8(c_q, self.wq_b.weight).view(h.shape[0], c.index_n_heads, c.index_head_dim)
+            q = k.index_queries(k.rope(q, *geometry.angles(True)[:2]))
             w = k.linear_fp32(h, self.weights_proj.weight) * (c.index_n_heads**-0.5 * c.index_head_dim**-0.5)
             return q, w, keys
 

@@ -21,11 +21,12 @@ def kernel_rows(config: ModelConfig, device: torch.device, precision: str, choic
     """
     if choice not in CHOICES:
         raise UserError("kernels", choice, f"one of {', '.join(CHOICES)}")
-    if choice == "reference":
-        return ()
-    if choice != "auto" and (device.type != "cpu" or precision != "bf16"):
-        raise UserError("kernels", choice, f"native kernels serve a CPU in bf16, and this is {device.type} in {precision}",
-                        "take --dtype bfloat16 on a CPU, or leave the choice to auto")
     assert precision in DTYPES
-    return tuple(native.rows(None if choice == "auto" else choice, head_dim=config.head_dim, index_head_dim=config.index_head_dim,
-                             streams=config.hc_mult))
+    covered = device.type == "cpu" and precision in ("bf16", "official")
+    if choice not in ("auto", "reference") and not covered:
+        raise UserError("kernels", choice, f"native kernels serve a CPU in bf16 or official, and this is {device.type} in {precision}",
+                        "take --dtype bfloat16 on a CPU, or leave the choice to auto")
+    if choice == "reference" or not covered:
+        return ()
+    return tuple(native.rows(None if choice == "auto" else choice, precision=precision, head_dim=config.head_dim, rope_dims=config.qk_rope_head_dim,
+                             index_head_dim=config.index_head_dim, streams=config.hc_mult))

@@ -38,8 +38,8 @@ class MTP(Block):
             X: the main model's final streams [T, N, D].  embedded: embedding [T, D] of token i+1.  token_ids: those tokens [T].
         """
         c = self.config
-        first = k.linear(k.rms_norm(embedded, self.enorm.weight, c.rms_norm_eps), self.e_proj.weight)
-        streams = k.linear(k.rms_norm(X, self.hnorm.weight, c.rms_norm_eps), self.h_proj.weight) + first.unsqueeze(1)
+        first = k.linear_fp8(k.rms_norm(embedded, self.enorm.weight, c.rms_norm_eps), self.e_proj.weight)
+        streams = k.linear_fp8(k.rms_norm(X, self.hnorm.weight, c.rms_norm_eps), self.h_proj.weight) + first.unsqueeze(1)
         out, routing = self(streams, token_ids, geometry, memory, k, mode)
         h = k.mhc_head(out, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, norm_eps=c.rms_norm_eps, eps=c.hc_eps)
         return k.rms_norm(h, self.norm.weight, c.rms_norm_eps), routing

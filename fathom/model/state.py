@@ -78,7 +78,8 @@ class State:
         blocks = range(config.num_blocks if mtp else config.num_hidden_layers)
         named = {(block, name): f"{block_name(config, block)}.{name}" for block in blocks for name in ("window", "tail", "index_tail")}
         self._by_block = {key: self.buffers[name] for key, name in named.items() if name in self.buffers}
-        pools = {(block, part): f"{block_name(config, block)}.{name}" for block in blocks for part, name in (("", "entries"), ("index_", "index_keys"))}
+        parts = (("", "entries"), ("index_", "index_keys"))
+        pools = {(block, part): f"{block_name(config, block)}.{name}" for block in blocks for part, name in parts}
         self._pools = {key: self.buffers[name].flatten(0, 1) for key, name in pools.items() if name in self.buffers}
 
     @property

@@ -9,6 +9,7 @@ Source: SPEC section 2.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig, parameters
 from ..errors import UserError
-from ..ops import DTYPES, Kernels, Row, select
+from ..ops import DTYPES, Kernels, Row, official_rows, select
 from .attention import Mode
 from .batch import Batch
 from .block import Block
@@ -27,7 +28,7 @@ from .parameter import Builder, initialise
 from .rope import frequencies
 from .state import Scratch, State
 
-_PRECISION = {dtype: name for name, dtype in DTYPES.items()} | {torch.float64: "fp32"}
+_PRECISION = {dtype: name for name, dtype in DTYPES.items() if name != "official"} | {torch.float64: "fp32"}
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,25 @@ class Transformer(nn.Module):
 
     Args:
         dtype: storage of the matrices.  compute_dtype: type of activations; `dtype` unless given.
+        precision: "official" computes in the published number formats (in bf16 otherwise); what compute_dtype says unless given.
         device: where the (uninitialised) parameters are made; "meta" makes none.
+        formats: "fp8" or "fp4" for weights (by name) that kernels with a layout of their own should hold in that format.
         rows: faster kernels to prefer (see ops.table). Kernels with a weight layout of their own make a model for inference only.
 
     Use `init_weights` for a new model or load a checkpoint into `tensors()`.
     """
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype = torch.float32, compute_dtype: torch.dtype | None = None,
-                 device: torch.device | str | None = None, rows: tuple[Row, ...] = ()) -> None:
+                 precision: str | None = None, device: torch.device | str | None = None, rows: tuple[Row, ...] = (),
+                 formats: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.config, self.dtype, self.compute_dtype, self.rows = config, dtype, compute_dtype or dtype, rows
-        packer = select(torch.device(device or "cpu").type, _PRECISION[self.compute_dtype], training=False, rows=rows)[0].packer
-        build = Builder(config, dtype, device, packer() if packer else None)
+        self.precision = precision or _PRECISION[self.compute_dtype]
+        assert DTYPES[self.precision] == self.compute_dtype or self.compute_dtype == torch.float64
+        if self.precision == "official":
+            self.rows += tuple(official_rows(config.head_dim, config.qk_rope_head_dim))
+        packer = select(torch.device(device or "cpu").type, self.precision, training=False, rows=self.rows)[0].packer
+        build = Builder(config, dtype, device, packer(formats or {}) if packer else None)
         self.embed = build.weight("embed")
         self.layers = nn.ModuleList(Block(config, i, f"layers.{i}", build) for i in range(config.num_hidden_layers))
         for part in ("fn", "base", "scale"):
@@ -112,10 +120,10 @@ class Transformer(nn.Module):
         return self.kernels().linear_fp32(hidden, self.head.weight)
 
     def kernels(self) -> Kernels:
-        """The kernels in use on the model's device, with a backward pass if gradients are on (never for packed weights). Chosen once for each."""
-        key = (self.embed.weight.device.type, torch.is_grad_enabled() and not self._packed)
+        """The kernels in use, chosen once; with a backward pass where gradients are on (packed weights and `official` have none)."""
+        key = (self.embed.weight.device.type, torch.is_grad_enabled() and not self._packed and self.precision != "official")
         if key not in self._kernels:
-            self._kernels[key] = select(key[0], _PRECISION[self.compute_dtype], training=key[1], rows=self.rows)[0]
+            self._kernels[key] = select(key[0], self.precision, training=key[1], rows=self.rows)[0]
         return self._kernels[key]
 
     def _embed(self, token_ids: Tensor) -> Tensor:

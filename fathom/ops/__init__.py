@@ -4,8 +4,8 @@ One device, no process groups, no knowledge of the model: tensors in, tensors ou
 """
 from .reference.loss import IGNORE, cross_entropy
 from .spans import Entries, History, Places, Runs, Spans
-from .table import DTYPES, OPERATORS, PRECISIONS, Kernels, Row, reference_rows, select
+from .table import DTYPES, OPERATORS, PRECISIONS, Kernels, Row, official_rows, reference_rows, select
 from .widen import widen
 
 __all__ = ["DTYPES", "IGNORE", "OPERATORS", "PRECISIONS", "Entries", "History", "Kernels", "Places", "Row", "Runs", "Spans", "cross_entropy",
-           "reference_rows", "select", "widen"]
+           "official_rows", "reference_rows", "select", "widen"]

@@ -10,7 +10,7 @@ the operator's case list against the reference.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +19,30 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import reference
+from .reference import official
 
-PRECISIONS = ("fp32", "bf16", "fp16")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp32", "bf16", "fp16", "official")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "official": torch.bfloat16}  # of activations
 
 
 @dataclass(frozen=True)
 class Kernels:
     """One callable per operator; signatures and contracts are the reference functions'.
 
-    packer: makes what holds the weights in these kernels' own layout (ops/native/packed.py); None where weights are plain tensors.
+    packer: given weights' formats by name, makes what holds them in these kernels' own layout (ops/native/packed.py); None where weights
+        are plain tensors.
     """
 
     attend: Callable[..., Tensor] = reference.attend
     compress: Callable[..., Tensor] = reference.compress
+    encode_entries: Callable[[Tensor], Tensor] = reference.as_it_is
+    encode_keys: Callable[[Tensor], Tensor] = reference.as_it_is
     experts: Callable[..., Tensor] = reference.experts
     index_loss: Callable[..., Tensor] = reference.index_loss
+    index_queries: Callable[[Tensor], Tensor] = reference.as_it_is
     index_topk: Callable[..., Tensor] = reference.index_topk
     linear: Callable[..., Tensor] = reference.linear
+    linear_fp8: Callable[..., Tensor] = reference.linear
     linear_fp32: Callable[..., Tensor] = reference.linear_fp32
     linear_fp32_pair: Callable[..., Tensor] = reference.linear_fp32_pair
     linear_grouped: Callable[..., Tensor] = reference.linear_grouped
@@ -48,7 +54,7 @@ class Kernels:
     rms_norm: Callable[..., Tensor] = reference.rms_norm
     rope: Callable[..., Tensor] = reference.rope
     route: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.route
-    packer: Callable[[], Any] | None = None
+    packer: Callable[[Mapping[str, str]], Any] | None = None
 
 
 OPERATORS: tuple[str, ...] = tuple(name for name in Kernels.__dataclass_fields__ if name != "packer")
@@ -65,12 +71,20 @@ class Row:
     source: str
     kernel: Callable | None
     reason: str
-    packer: Callable[[], Any] | None = None
+    packer: Callable[[Mapping[str, str]], Any] | None = None
 
 
 def reference_rows() -> list[Row]:
     """The rows that are always there."""
-    return [Row(name, "any", "any", True, "reference", getattr(reference, name), "covers everything") for name in OPERATORS]
+    return [Row(name, "any", "any", True, "reference", Kernels.__dataclass_fields__[name].default, "covers everything") for name in OPERATORS]
+
+
+def official_rows(head_dim: int, rope_dims: int) -> list[Row]:
+    """The operators that precision `official` changes, for entries of these sizes, on any device; for inference."""
+    rows = official.Rows(head_dim, rope_dims)
+    changed = {name: getattr(official, name) for name in ("compress", "experts", "index_queries", "linear_fp8", "norm_rope")}
+    changed |= {name: getattr(rows, name) for name in ("attend", "encode_entries", "encode_keys", "index_topk")}
+    return [Row(name, "any", "official", False, "reference", kernel, "the published number formats") for name, kernel in changed.items()]
 
 
 def select(device_type: str, precision: str, *, training: bool, rows: Sequence[Row] = ()) -> tuple[Kernels, list[Row]]:
@@ -86,7 +100,7 @@ def select(device_type: str, precision: str, *, training: bool, rows: Sequence[R
     """
     if precision not in PRECISIONS:
         raise UserError("precision", precision, f"one of {', '.join(PRECISIONS)}")
-    reads_weights = ("experts", "linear", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_head", "mhc_mix")
+    reads_weights = ("experts", "linear", "linear_fp8", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_head", "mhc_mix")
     chosen: dict[str, Row] = {}
     kernels: dict[str, Any] = {}
     for row in [*rows, *reference_rows()]:

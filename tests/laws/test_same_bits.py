@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from fathom.config import parameters
 from fathom.model import Batch, Run, State, Transformer
-from fathom.ops.native.kernels import OPERATORS
+from fathom.ops.native.kernels import OPERATORS, Official
 from fathom.ops.native.packed import Packer
 from fathom.ops.table import Row
 from tests.ops.native_isas import ALL, native
@@ -19,12 +20,15 @@ CONFIG = tiny_config(num_hidden_layers=4, compress_ratios=(0, 4, 16, 4, 4), hash
 LENGTHS = (150, 1, 37, 64, 5, 129, 90, 16, 33, 128, 7, 70, 111, 2, 48, 140)
 
 
-@pytest.fixture(params=ALL, scope="module")
+@pytest.fixture(params=[(isa, precision) for precision in ("bf16", "official") for isa in ALL], ids="-".join, scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
-    kernels = native(request.param)
-    rows = tuple(Row(op, "cpu", "bf16", False, "native", getattr(kernels, op), "", Packer) for op in OPERATORS)
+    isa, precision = request.param
+    kernels = native(isa) if precision == "bf16" else Official(native(isa).ext, CONFIG.qk_rope_head_dim)
+    rows = tuple(Row(op, "cpu", precision, False, "native", getattr(kernels, op), "", Packer) for op in OPERATORS)
     plain = randomise(Transformer(CONFIG), 11)
-    model = Transformer(CONFIG, dtype=torch.bfloat16, rows=rows)
+    formats = {p.name: {"fp8": "fp8", "expert": "fp4"}[p.storage] for p in parameters(CONFIG) if p.storage in ("fp8", "expert")}
+    model = Transformer(CONFIG, dtype=torch.bfloat16, precision=precision, rows=rows,
+                        formats=formats if precision == "official" else None)
     targets = model.tensors()
     for name, values in plain.tensors().items():
         targets[name].copy_(values)
@@ -45,7 +49,7 @@ def prompts(count: int) -> list[torch.Tensor]:
 def serve(model: Transformer, tokens: list[torch.Tensor], steps: list[list[int]], decode: int = 3) -> list[torch.Tensor]:
     """Hidden states of each sequence: prefilled together in the given cuts, then `decode` tokens one at a time, all in one batch."""
     per = -(-(max(LENGTHS) + decode) // CONFIG.block_size)
-    state = State(CONFIG, num_slots=len(tokens), num_blocks=per * len(tokens), precision="bf16", mtp=True)
+    state = State(CONFIG, num_slots=len(tokens), num_blocks=per * len(tokens), precision=model.precision, mtp=True)
     order = np.random.default_rng(len(tokens)).permutation(per * len(tokens)).reshape(len(tokens), per)
     at, out = [0] * len(tokens), [[] for _ in tokens]
     more = [torch.cat((t, torch.full((decode,), 3))) for t in tokens]

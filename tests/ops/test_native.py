@@ -1,14 +1,19 @@
 """Each native operator against the reference, on each instruction set: odd sizes, one token, empty history, ties, nothing visible."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from fathom.config.formats import packed_bytes
 from fathom.ops import Entries, Places, Runs, Spans, reference
-from fathom.ops.native.kernels import OPERATORS, Native
+from fathom.ops.native.kernels import OPERATORS, Native, Official
 from fathom.ops.native.packed import Grouped, Packed, Packer, Split
+from fathom.ops.reference import official
+from fathom.quant import decode_fp4, decode_fp8, encode_entries, encode_fp4, encode_fp8, encode_index_keys
 from tests.ops.native_isas import ALL, native
 
 CPU = torch.device("cpu")
@@ -38,8 +43,11 @@ def close(got: Tensor, expected: Tensor, *, scale: float = 1.0) -> None:
 # --- products ---
 
 
-@pytest.mark.parametrize(("T", "out", "columns"), [(1, 16, 32), (1, 5, 33), (1, 300, 70), (2, 17, 64), (3, 40, 31), (4, 129, 128), (5, 48, 2), (13, 64, 96),
-                                                   (31, 33, 34), (100, 24, 160), (257, 130, 65)])
+SIZES = [(1, 16, 32), (1, 5, 33), (1, 300, 70), (2, 17, 64), (3, 40, 31), (4, 129, 128), (5, 48, 2), (13, 64, 96), (31, 33, 34), (100, 24, 160),
+         (257, 130, 65)]
+
+
+@pytest.mark.parametrize(("T", "out", "columns"), SIZES)
 def test_linear(k: Native, T: int, out: int, columns: int) -> None:
     x, w = rand(T, columns), rand(out, columns, seed=1)
     wide = x.float() @ w.float().T
@@ -59,27 +67,125 @@ def test_linear_grouped(k: Native, T: int, G: int, out: int, columns: int) -> No
     close(k.linear_grouped(x, p), reference.linear_grouped(x.float(), w.float()), scale=columns)
 
 
-@pytest.mark.parametrize(("T", "D", "I", "E", "K"), [(1, 32, 16, 4, 2), (1, 40, 24, 3, 3), (3, 64, 33, 8, 2), (12, 32, 16, 4, 1), (13, 48, 40, 5, 2),
-                                                     (150, 64, 32, 6, 3), (300, 33, 17, 4, 2)])
-def test_experts(k: Native, T: int, D: int, I: int, E: int, K: int) -> None:
-    packer, plain = Packer(), {}
-    for i, (name, shape) in enumerate((("w1", (E, I, D)), ("w2", (E, D, I)), ("w3", (E, I, D)))):
-        plain[name] = rand(*shape, seed=i, scale=0.3)
-    for i, (name, shape) in enumerate((("w1", (I, D)), ("w2", (D, I)), ("w3", (I, D)))):
-        plain["s" + name] = rand(*shape, seed=10 + i, scale=0.3)
-    holders = {n: packer.place(f"l.experts.{n}", "expert", tuple(plain[n].shape), 0) for n in ("w1", "w2", "w3")}
-    holders |= {"s" + n: packer.place(f"l.shared_experts.{n}.weight", "shared", tuple(plain["s" + n].shape), 0) for n in ("w1", "w2", "w3")}
-    for name, holder in holders.items():
-        holder.copy_(plain[name])
-    x, weights = rand(T, D), torch.rand(T, K, generator=torch.Generator().manual_seed(3))
+MIXTURES = [(1, 32, 16, 4, 2), (1, 40, 24, 3, 3), (3, 64, 33, 8, 2), (12, 32, 16, 4, 1), (13, 48, 40, 5, 2), (150, 64, 32, 6, 3), (300, 33, 17, 4, 2)]
+
+
+def mixture(D: int, I: int, E: int, formats: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Plain weights of routed and shared experts (rounded to their formats), and the same packed."""
+    packer, plain, holders = Packer(formats), {}, {}
+    for part, role, count in (("experts", "expert", E), ("shared_experts", "shared", 0)):
+        for i, (name, shape) in enumerate((("w1", (I, D)), ("w2", (D, I)), ("w3", (I, D)))):
+            full = f"l.{part}.{name}" + (".weight" if role == "shared" else "")
+            shape = (count, *shape) if count else shape
+            plain[role + name] = through(rand(*shape, seed=i + 10 * (count == 0), scale=0.3), formats.get(full))
+            holders[role + name] = packer.place(full, role, shape, 0)
+            holders[role + name].copy_(plain[role + name])
+    return plain, holders
+
+
+def through(w: Tensor, format: str | None) -> Tensor:
+    """Rounded to a quantised format and back."""
+    if format is None:
+        return w
+    return decode_fp8(*encode_fp8(w), torch.bfloat16) if format == "fp8" else decode_fp4(*encode_fp4(w), torch.bfloat16)
+
+
+def choices(T: int, E: int, K: int) -> tuple[Tensor, Tensor]:
     chosen = torch.stack([torch.randperm(E, generator=torch.Generator().manual_seed(t))[:K] for t in range(T)])
-    if T > 3:
-        chosen[1:4, 0] = chosen[1, 0]  # an expert that many want
-        chosen[2:4] = chosen[1]
-    got = k.experts(x, weights, chosen, holders["w1"], holders["w2"], holders["w3"], (holders["sw1"], holders["sw2"], holders["sw3"]), 1.5)
-    expected = reference.experts(x, weights, chosen, plain["w1"], plain["w2"], plain["w3"], (plain["sw1"], plain["sw2"], plain["sw3"]), 1.5)
+    chosen[T // 2 : T // 2 + 20] = chosen[T // 2]  # experts that many want
+    return torch.rand(T, K, generator=torch.Generator().manual_seed(3)), chosen
+
+
+def run_experts(experts: Callable[..., Tensor], x: Tensor, weights: Tensor, chosen: Tensor, w: dict) -> Tensor:
+    shared = (w["sharedw1"], w["sharedw2"], w["sharedw3"])
+    return experts(x, weights, chosen, w["expertw1"], w["expertw2"], w["expertw3"], shared, 1.5)
+
+
+@pytest.mark.parametrize(("T", "D", "I", "E", "K"), MIXTURES)
+def test_experts(k: Native, T: int, D: int, I: int, E: int, K: int) -> None:
+    plain, packs = mixture(D, I, E, {})
+    x, (weights, chosen) = rand(T, D), choices(T, E, K)
+    got, expected = run_experts(k.experts, x, weights, chosen, packs), run_experts(reference.experts, x, weights, chosen, plain)
     size = float(expected.float().abs().max())
     torch.testing.assert_close(got.float(), expected.float(), rtol=2**-7, atol=2**-7 * size)  # several roundings on the way, of terms that may cancel
+
+
+# --- quantised weights and precision `official` ---
+
+
+@pytest.mark.parametrize("format", ["fp8", "fp4"])
+@pytest.mark.parametrize(("T", "out", "columns"), [(1, 16, 32), (1, 130, 70), (5, 300, 256), (40, 129, 160), (2, 17, 416)])
+def test_quantised_weights_are_their_values(k: Native, format: str, T: int, out: int, columns: int) -> None:
+    """Unpacked in the kernel or beforehand: the same bits. Scales over all of their range."""
+    x, w = rand(T, columns), rand(out, columns, seed=1, dtype=torch.float32)
+    w *= 2.0 ** torch.randint(-60, 60, (out, 1), generator=torch.Generator().manual_seed(2)).float()
+    w[0] = 0
+    weight, scale = encode_fp8(w) if format == "fp8" else encode_fp4(w)
+    quantised = Packed(out, columns, format)
+    quantised[0:out].take(weight, scale)
+    plain = packed((decode_fp8 if format == "fp8" else decode_fp4)(weight, scale, torch.bfloat16))
+    assert torch.equal(k.linear_fp32(x, quantised), k.linear_fp32(x, plain))
+    assert quantised.nbytes == packed_bytes(out, columns, format) and plain.nbytes == packed_bytes(out, columns, "bf16")
+
+
+@pytest.mark.parametrize("kinds", [("fp4", "fp8"), ("fp8", "fp8"), ("fp4", None)])
+@pytest.mark.parametrize(("T", "D", "I", "E", "K"), [(1, 32, 64, 4, 2), (7, 160, 96, 3, 3), (150, 128, 32, 6, 3)])
+def test_official_experts(k: Native, kinds: tuple[str, str | None], T: int, D: int, I: int, E: int, K: int) -> None:
+    names = {f"l.experts.{w}": kinds[0] for w in ("w1", "w2", "w3")}
+    names |= {f"l.shared_experts.{w}.weight": kinds[1] for w in ("w1", "w2", "w3") if kinds[1]}
+    plain, packs = mixture(D, I, E, names)
+    x, (weights, chosen) = rand(T, D, scale=3), choices(T, E, K)
+    got = run_experts(Official(k.ext, 8).experts, x, weights, chosen, packs)
+    expected = run_experts(official.experts, x, weights, chosen, plain)
+    size = float(expected.float().abs().max())
+    torch.testing.assert_close(got.float(), expected.float(), rtol=2**-7, atol=2**-5 * size)  # an E4M3 rounding may fall to the other side
+    unrounded = run_experts(k.experts, x, weights, chosen, packs)  # the same weights, activations left as they are
+    torch.testing.assert_close(unrounded.float(), run_experts(reference.experts, x, weights, chosen, plain).float(), rtol=2**-7, atol=2**-7 * size)
+
+
+@pytest.mark.parametrize(("T", "C", "R"), [(1, 64, 32), (5, 512, 64), (33, 100, 20), (3, 34, 34), (9, 128, 0)])
+def test_codecs_are_exact(k: Native, T: int, C: int, R: int) -> None:
+    """Bit for bit the slow codecs' numbers: large, tiny, zero, subnormal in the format, and exact ties."""
+    x = rand(T, C, scale=4) * (2.0 ** torch.randint(-30, 20, (T, 1), generator=torch.Generator().manual_seed(5))).bfloat16()
+    x[0] = torch.linspace(-1, 1, C).bfloat16()
+    x[-1, ::3] = 0
+    exact = Official(k.ext, R)
+    assert torch.equal(exact.encode_entries(x), encode_entries(x, R))
+    assert torch.equal(k.ext.quantise(x), official.quantise(x))
+    if C & (C - 1) == 0:
+        assert torch.equal(exact.encode_keys(x), encode_index_keys(x))
+        assert torch.equal(exact.index_queries(x), official.index_queries(x))
+
+
+def test_every_e4m3_and_tie(k: Native) -> None:
+    """All E4M3 numbers and the midpoints between neighbours, at the scale that 448 fixes."""
+    numbers = torch.arange(0, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    ties = (numbers[1:] + numbers[:-1]) / 2
+    values = torch.cat((numbers, ties, -numbers, -ties)).bfloat16()
+    x = torch.full((len(values) // 100 + 1, 128), 448.0, dtype=torch.bfloat16)
+    for i, part in enumerate(values.split(100)):
+        x[i, 1 : 1 + len(part)] = part
+    assert torch.equal(k.ext.quantise(x), official.quantise(x))
+
+
+@pytest.mark.parametrize("stretches", [((1, 700),), ((35, 130), (3, 400), (20, 0), (1, 77))])
+def test_official_attention(k: Native, stretches: tuple[tuple[int, int], ...]) -> None:
+    C, R, H, W = 80, 16, 4, 16
+    runs = batch(*stretches, window=W, heads=H)
+    T, mine, theirs = int(runs.length.sum()), Official(k.ext, R), official.Rows(C, R)
+    window_spans = Spans(runs, window=W)
+    q, sink = rand(T, H, C, scale=2), rand(H, seed=2, dtype=torch.float32)
+    window = mine.encode_entries(rand(int(window_spans.host_last[-1]), C, seed=1))
+    for ratio, chosen in ((8, None), (4, 7)):
+        places, spans, size = tables(runs, ratio, 8, paged=True)
+        entries, picks = Entries(mine.encode_entries(rand(size, C, seed=3)), places), None
+        if chosen:
+            keys = Entries(mine.encode_keys(rand(size, 32, seed=4)), places)
+            iq, w = mine.index_queries(rand(T, 3, 32)), rand(T, 3, seed=1, dtype=torch.float32)
+            picks = mine.index_topk(iq, w, keys, spans, chosen)
+            assert torch.equal(picks.sort(1).values, theirs.index_topk(iq, w, keys, spans, chosen).sort(1).values)
+        got = mine.attend(q, window, window_spans, sink, entries, spans, picks)
+        torch.testing.assert_close(got.float(), theirs.attend(q, window, window_spans, sink, entries, spans, picks).float(), rtol=2**-6, atol=2**-6)
 
 
 # --- rows by themselves ---
@@ -216,7 +322,7 @@ def test_attend(k: Native, stretches: tuple[tuple[int, int], ...], H: int, C: in
     T, ratio = int(runs.length.sum()), 4 if kind == "chosen" else 8
     places, spans, size = tables(runs, ratio, 8, paged=True)
     window_spans = Spans(runs, window=W)
-    q, window, sink = rand(T, H, C, scale=2), rand(int(window_spans.base[-1] + window_spans.host_last[-1] - window_spans.base[-1]), C, seed=1), rand(H, seed=2, dtype=torch.float32)
+    q, window, sink = rand(T, H, C, scale=2), rand(int(window_spans.host_last[-1]), C, seed=1), rand(H, seed=2, dtype=torch.float32)
     pool = rand(max(size, 1), C, seed=3)
     chosen = None
     if kind == "chosen":

@@ -129,15 +129,3 @@ def _all(complaints: object) -> None:
         if complaint:
             lines = [line for line in complaint.splitlines() if "error" in line.lower()] or complaint.splitlines()
             raise UserError("compiler", None, f"failed: {lines[0].strip()}", "send us this line, and go on with the reference kernels, slower")
-
-
-def main() -> None:
-    """Command: python -m fathom.ops.native.build. Failing is no error: the reference kernels do everything."""
-    try:
-        build(default_folder(), say=print)
-    except UserError as e:
-        print(f"native kernels not built: {e.one_line()}")
-
-
-if __name__ == "__main__":
-    main()

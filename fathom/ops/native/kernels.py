@@ -1,7 +1,7 @@
 """The native operators under the reference's signatures, and their rows in the kernel table.
 
-They serve inference on a CPU in bf16: no gradients, packed weights (packed.py). A token's result has the same bits whatever batch it
-comes in and however many threads there are. `mhc_expand` writes into the streams it is given.
+They serve inference on a CPU in bf16 and `official`: no gradients, packed weights (packed.py). A token's result has the same bits
+whatever batch it comes in and however many threads there are. `mhc_expand` writes into the streams it is given.
 """
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..table import Row
 from .library import load
 from .packed import Experts, Grouped, Packed, Packer, Split
 
-BF16 = 0  # table.h: Format
 WIDEST = 1024  # values of a key at most (src/products.h)
 MOST_STREAMS = 8  # src/mhc.h
 
 
-def rows(isa: str | None = None, *, head_dim: int, index_head_dim: int, streams: int) -> list[Row]:
+def rows(isa: str | None = None, *, precision: str = "bf16", head_dim: int, rope_dims: int, index_head_dim: int, streams: int) -> list[Row]:
     """Rows of the kernel table for a model of these sizes; rows without a kernel say why.
 
     Args:
-        isa: the instruction set to use; the best there is unless given.
+        isa: the instruction set to use; the best there is unless given.  precision: "bf16" or "official".
 
     Raises:
         UserError: an instruction set that was asked for and can't be had.
     """
+    assert precision in ("bf16", "official")
     ext, name = load(isa)
     reason = name if ext is None else ""
     for what, size in (("head_dim", head_dim), ("index_head_dim", index_head_dim)):
@@ -37,17 +37,29 @@ def rows(isa: str | None = None, *, head_dim: int, index_head_dim: int, streams:
     if streams > MOST_STREAMS:
         ext, reason = None, f"hc_mult = {streams} is above {MOST_STREAMS}"
     if ext is None:
-        return [Row(op, "cpu", "bf16", False, "native", None, reason) for op in OPERATORS]
-    kernels = Native(ext)
+        return [Row(op, "cpu", precision, False, "native", None, reason) for op in OPERATORS]
+    kernels = Native(ext) if precision == "bf16" else Official(ext, rope_dims)
     why = "asked for" if isa else "the best that this processor and system have"
-    return [Row(op, "cpu", "bf16", False, f"native {name}", getattr(kernels, op), why, Packer) for op in OPERATORS]
+    return [Row(op, "cpu", precision, False, f"native {name}", getattr(kernels, op), why, Packer) for op in OPERATORS]
 
 
 class Native:
-    """Operators on one instruction set; contracts as the reference functions'."""
+    """Operators in bf16 on one instruction set; contracts as the reference functions'."""
+
+    official, coded = 0, -1  # rounding points and cache rows of precision `official`; rope dims of coded rows
 
     def __init__(self, ext: Any) -> None:
         self.ext = ext
+
+    def encode_entries(self, x: Tensor) -> Tensor:
+        """[n, C], as it is."""
+        return x
+
+    encode_keys = index_queries = encode_entries
+
+    def linear_fp8(self, x: Tensor, weight: Packed) -> Tensor:
+        """[..., columns] → [..., rows], bf16."""
+        return self._product(x, weight, 0)
 
     def linear(self, x: Tensor, weight: Packed) -> Tensor:
         """[..., columns] → [..., rows], bf16."""
@@ -59,8 +71,8 @@ class Native:
 
     def _product(self, x: Tensor, weight: Packed, fp32: int) -> Tensor:
         if x.dim() == 2:
-            return self.ext.linear(x, weight.data, None, weight.rows, weight.columns, BF16, fp32)
-        y = self.ext.linear(x.reshape(-1, weight.columns), weight.data, None, weight.rows, weight.columns, BF16, fp32)
+            return self.ext.linear(x, weight.data, weight.scale, weight.rows, weight.columns, weight.code, fp32)
+        y = self.ext.linear(x.reshape(-1, weight.columns), weight.data, weight.scale, weight.rows, weight.columns, weight.code, fp32)
         return y.view(*x.shape[:-1], weight.rows)
 
     def linear_fp32_pair(self, x: Tensor, first: Packed, second: Packed) -> Tensor:
@@ -69,12 +81,13 @@ class Native:
 
     def linear_grouped(self, x: Tensor, weight: Grouped) -> Tensor:
         """[T, G, columns] → [T, rows], bf16."""
-        return self.ext.linear_grouped(x, weight.data, weight.rows // weight.groups, weight.columns)
+        return self.ext.linear_grouped(x, weight.data, weight.scale, weight.rows // weight.groups, weight.columns, weight.code)
 
     def experts(self, x: Tensor, weights: Tensor, chosen: Tensor, w1: Experts, w2: Experts, w3: Experts, shared: tuple[Packed, Packed, Packed],
                 limit: float) -> Tensor:
         """[T, D] → [T, D]; all matrices are those of one bank."""
-        return self.ext.experts(x, weights, chosen, w1.bank.pointers, w1.bank.width, BF16, BF16, limit)
+        bank = w1.bank
+        return self.ext.experts(x, weights, chosen, bank.pointers, bank.width, bank.codes[0], bank.codes[1], limit, self.official)
 
     def route(self, logits: Tensor, *, bias: Tensor | None, chosen: Tensor | None, top_k: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, weights, experts."""
@@ -86,22 +99,22 @@ class Native:
 
     def norm_rope(self, x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
         """Like x."""
-        return self.ext.norm_rope(x, weight, eps, cos, sin)
+        return self.ext.norm_rope(x, weight, eps, cos, sin, self.official)
 
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Like x."""
-        return self.ext.norm_rope(x, None, -1.0, cos, sin)
+        return self.ext.norm_rope(x, None, -1.0, cos, sin, 0)
 
     def mhc_mix(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, sinkhorn_steps: int, norm_eps: float,
                 eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """h, post, comb."""
         p = fn.packed
-        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, BF16, scale, base, sinkhorn_steps, norm_eps, eps)
+        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, p.code, scale, base, sinkhorn_steps, norm_eps, eps)
 
     def mhc_head(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, norm_eps: float, eps: float) -> Tensor:
         """h [T, D]."""
         p = fn.packed
-        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, BF16, scale, base, 0, norm_eps, eps)
+        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, p.code, scale, base, 0, norm_eps, eps)
 
     def mhc_expand(self, X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
         """X, changed in place (a copy of it where its streams share memory)."""
@@ -115,7 +128,7 @@ class Native:
                  dtype: torch.dtype) -> Tensor:
         """Entries [n, C]."""
         assert dtype == torch.bfloat16
-        return self.ext.compress(rows, ape, own, previous, norm, eps, cos, sin)
+        return self.ext.compress(rows, ape, own, previous, norm, eps, cos, sin, self.official)
 
     def index_topk(self, q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int) -> Tensor:
         """[T, top_k]."""
@@ -127,11 +140,39 @@ class Native:
                chosen: Tensor | None = None) -> Tensor:
         """Like q."""
         if entries is None or entry_spans is None:
-            return self.ext.attend(q, window, window_spans.window, sink, None, None, None, 0, window_spans.runs.tensor, None, 0, None)
+            return self.ext.attend(q, window, window_spans.window, sink, None, None, None, 0, window_spans.runs.tensor, None, 0, None,
+                                   self.coded)
         places, base = entries.places, entry_spans.base_tensor
-        return self.ext.attend(q, window, window_spans.window, sink, entries.pool, places.table, base, places.per_block, window_spans.runs.tensor, base,
-                               entry_spans.ratio, chosen)
+        return self.ext.attend(q, window, window_spans.window, sink, entries.pool, places.table, base, places.per_block,
+                               window_spans.runs.tensor, base, entry_spans.ratio, chosen, self.coded)
 
 
-OPERATORS = ("attend", "compress", "experts", "index_topk", "linear", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_expand", "mhc_head",
-             "mhc_mix", "norm_rope", "remember", "rms_norm", "rope", "route")
+class Official(Native):
+    """Operators in precision `official`: activations in E4M3, cache rows of bytes, its rounding points."""
+
+    official = 1
+
+    def __init__(self, ext: Any, rope_dims: int) -> None:
+        super().__init__(ext)
+        self.coded = rope_dims
+
+    def linear_fp8(self, x: Tensor, weight: Packed) -> Tensor:
+        """[..., columns] → [..., rows], bf16; x is rounded to E4M3 first."""
+        return self._product(self.ext.quantise(x), weight, 0)
+
+    def encode_entries(self, x: Tensor) -> Tensor:
+        """[n, C] → rows of bytes."""
+        return self.ext.encode_entries(x, self.coded)
+
+    def encode_keys(self, x: Tensor) -> Tensor:
+        """[n, K] → rows of bytes."""
+        return self.ext.encode_keys(x)
+
+    def index_queries(self, x: Tensor) -> Tensor:
+        """Like x, rotated and rounded to FP4."""
+        return self.ext.index_queries(x)
+
+
+OPERATORS = ("attend", "compress", "encode_entries", "encode_keys", "experts", "index_queries", "index_topk", "linear", "linear_fp8",
+             "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_expand", "mhc_head", "mhc_mix", "norm_rope", "remember", "rms_norm", "rope",
+             "route")

@@ -1,28 +1,45 @@
 """Weights in the order that the native kernels read them, filled straight from a checkpoint.
 
 A packed weight takes the place of a parameter in the model. It is written like a tensor (`copy_`, row ranges, experts by number), so a
-checkpoint streams into it and the plain layout is never held. The layout is described in src/packed.h: panels of 16 rows, pairs of
-columns side by side, [panels, K/2, 16, 2] with K a multiple of 32.
+checkpoint streams into it and the plain layout is never held. The layout is described in src/packed.h and src/unpack.h: panels of 16
+rows, pairs of columns side by side, [panels, K/2, 16, 2] with K a multiple of 32. FP8 and FP4 weights keep that order, with their
+scales beside them; they take what a file holds as it is (`take`), since the kernels decode them exactly.
 
 A model's routed and shared experts of one layer form a `Bank`; w1 and w3 share its first matrix, their panels alternating, so that one
 pass makes gate and up of the same values. Stream mixers (mHC's fn, fp32) are split into two bf16 parts, 16 significant bits in all.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-LANES, STEP = 16, 32  # rows of a panel; K is a multiple of
+from ...quant import PANEL, SCALE_COLUMNS, STEP, encode_fp4, encode_fp8
+
+CODES = {None: 0, "fp8": 1, "fp4": 2}  # table.h: Format
 
 
 class Packed:
-    """A matrix [rows, columns] of bf16 values in panels; `data` may be a view into something larger."""
+    """A matrix [rows, columns] in panels.
 
-    def __init__(self, rows: int, columns: int, data: Tensor | None = None) -> None:
-        self.rows, self.columns = rows, columns
-        self.data = empty(rows, columns) if data is None else data
+    Attributes:
+        format: None (bf16), "fp8" or "fp4".
+        data: bf16 [panels, K/2, 16, 2]; uint8 [panels, K/2, 16, 2] (E4M3); or uint8 [panels, K/2, 16] (two E2M1, low nibble first).
+        scale: ue8m0 bytes: None; [panels, ⌈K/128⌉]; or [panels, K/32, 16].
+    """
+
+    def __init__(self, rows: int, columns: int, format: str | None = None, data: Tensor | None = None, scale: Tensor | None = None) -> None:
+        self.rows, self.columns, self.format = rows, columns, format
+        if data is None:
+            data, scale = empty(rows, columns, format)
+        self.data, self.scale = data, scale
+
+    @property
+    def code(self) -> int:
+        """The format's number in the kernels."""
+        return CODES[self.format]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,20 +48,20 @@ class Packed:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which values are written."""
+        """In which plain values are written."""
         return torch.bfloat16
 
     @property
     def nbytes(self) -> int:
-        """Allocated bytes, padding included."""
-        return self.data.nbytes
+        """Allocated bytes, padding and scales included."""
+        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     def numel(self) -> int:
         """Values of the plain matrix."""
         return self.rows * self.columns
 
     def element_size(self) -> int:
-        """Bytes of a written value."""
+        """Bytes of a value, for a progress bar."""
         return 2
 
     def detach(self) -> Packed:
@@ -59,23 +76,50 @@ class Packed:
         self.write(0, values)
 
     def write(self, first: int, values: Tensor) -> None:
-        """Packs rows first, first + 1, … from values [n, columns]."""
+        """Packs rows first, first + 1, … from values [n, columns]; quantised, if the format asks for it, n and first whole blocks."""
+        if self.format is not None:
+            return self.take(first, *(encode_fp8 if self.format == "fp8" else encode_fp4)(values.float()))
         pairs = torch.zeros(len(values), self.data.shape[1], 2, dtype=torch.bfloat16)
         pairs.flatten(1)[:, : self.columns] = values
+        self._place(first, pairs, self.data)
+
+    def take(self, first: int, weight: Tensor, scale: Tensor) -> None:
+        """Packs rows first, first + 1, … of a matrix that is stored in this format; `first` begins a block of 128 rows.
+
+        Args:
+            weight: E4M3 [n, columns] with scale [⌈n/128⌉, ⌈columns/128⌉], or two E2M1 a byte, [n, columns/2], with scale [n, ⌈columns/32⌉].
+        """
+        assert self.scale is not None and first % 128 == 0
+        raw, scales = weight.view(torch.uint8), scale.view(torch.uint8)
+        if self.format == "fp8":
+            pairs = torch.zeros(len(raw), self.data.shape[1], 2, dtype=torch.uint8)
+            pairs.flatten(1)[:, : self.columns] = raw
+            panels = -(-len(raw) // PANEL)
+            self.scale[first // PANEL : first // PANEL + panels] = scales.repeat_interleave(128 // PANEL, 0)[:panels]
+        else:
+            pairs = torch.zeros(len(raw), self.data.shape[1], dtype=torch.uint8)
+            pairs[:, : self.columns // 2] = raw
+            self._place(first, scales, self.scale)
+        self._place(first, pairs, self.data)
+
+    @staticmethod
+    def _place(first: int, rows: Tensor, target: Tensor) -> None:
+        """rows [n, k, …] into target [panels, k, 16, …]."""
         at = 0
-        while at < len(values):
-            panel, lane = divmod(first + at, LANES)
-            if lane == 0 and len(values) - at >= LANES:
-                whole = (len(values) - at) // LANES
-                self.data[panel : panel + whole] = pairs[at : at + whole * LANES].unflatten(0, (whole, LANES)).transpose(1, 2)
-                at += whole * LANES
+        while at < len(rows):
+            panel, lane = divmod(first + at, PANEL)
+            if lane == 0 and len(rows) - at >= PANEL:
+                whole = (len(rows) - at) // PANEL
+                target[panel : panel + whole] = rows[at : at + whole * PANEL].unflatten(0, (whole, PANEL)).transpose(1, 2)
+                at += whole * PANEL
             else:
-                some = min(LANES - lane, len(values) - at)
-                self.data[panel, :, lane : lane + some] = pairs[at : at + some].transpose(0, 1)
+                some = min(PANEL - lane, len(rows) - at)
+                target[panel, :, lane : lane + some] = rows[at : at + some].transpose(0, 1)
                 at += some
 
     def plain(self) -> Tensor:
-        """The matrix [rows, columns], for checks."""
+        """The matrix [rows, columns] of a bf16 one, for checks."""
+        assert self.format is None
         return self.data.transpose(1, 2).flatten(0, 1).flatten(1)[: self.rows, : self.columns].contiguous()
 
 
@@ -90,12 +134,18 @@ class RowRange:
         assert len(values) == self.last - self.first
         self.matrix.write(self.first, values)
 
+    def take(self, weight: Tensor, scale: Tensor) -> None:
+        """Packs these rows as they are stored."""
+        assert isinstance(self.matrix, Packed) and len(weight) == self.last - self.first
+        self.matrix.take(self.first, weight, scale)
+
 
 class Grouped(Packed):
-    """A block-diagonal matrix of `groups` blocks below each other; each block begins a panel."""
+    """A block-diagonal matrix of `groups` blocks below each other; each block begins a panel. Always bf16: blocks needn't be whole
+    blocks of FP8, and what it multiplies isn't rounded to FP8 either."""
 
     def __init__(self, rows: int, columns: int, groups: int) -> None:
-        super().__init__(rows, columns, torch.stack([empty(rows // groups, columns) for _ in range(groups)]))
+        super().__init__(rows, columns, None, torch.stack([empty(rows // groups, columns, None)[0] for _ in range(groups)]))
         self.groups = groups
 
     def write(self, first: int, values: Tensor) -> None:
@@ -104,12 +154,12 @@ class Grouped(Packed):
         while at < len(values):
             group, row = divmod(first + at, size)
             some = min(size - row, len(values) - at)
-            Packed(size, self.columns, self.data[group]).write(row, values[at : at + some])
+            Packed(size, self.columns, None, self.data[group]).write(row, values[at : at + some])
             at += some
 
     def plain(self) -> Tensor:
         """The blocks below each other."""
-        return torch.cat([Packed(self.rows // self.groups, self.columns, block).plain() for block in self.data])
+        return torch.cat([Packed(self.rows // self.groups, self.columns, None, block).plain() for block in self.data])
 
 
 class Split:
@@ -138,26 +188,43 @@ class Split:
 
 
 class Bank:
-    """All experts of one layer: E routed, then the shared one.
+    """All experts of one layer: E routed in one format, then the shared one in its own.
 
     Attributes:
-        gate_up: [E + 1, 2·⌈I/16⌉, …] panels of w1 and w3 in turn.  down: [E + 1, ⌈D/16⌉, …].
-        pointers: [E + 1, 4] int64 addresses: gate_up, its scales (0), down, its scales (0).
+        gate_up, down: data and scales of the routed experts, [E, …]; gate_up has panels of w1 and w3 in turn.  shared: likewise, [1, …].
+        pointers: [E + 1, 4] int64 addresses: gate_up, its scales (0 without), down, its scales.  codes: formats of routed and shared.
     """
 
-    def __init__(self, experts: int, width: int, hidden: int) -> None:
-        self.experts, self.width, self.hidden = experts, width, hidden
-        one_up, one_down = empty(width, hidden).shape, empty(hidden, width).shape
-        self.gate_up = torch.zeros(experts + 1, 2 * one_up[0], *one_up[1:], dtype=torch.bfloat16)
-        self.down = torch.zeros(experts + 1, *one_down, dtype=torch.bfloat16)
-        up, down = self.gate_up.data_ptr(), self.down.data_ptr()
-        self.pointers = torch.tensor([[up + e * self.gate_up[0].nbytes, 0, down + e * self.down[0].nbytes, 0] for e in range(experts + 1)])
+    def __init__(self, experts: int, width: int, hidden: int, routed: str | None, shared: str | None) -> None:
+        self.experts, self.width, self.hidden, self.kinds = experts, width, hidden, (routed, shared)
+        self.codes = CODES[routed], CODES[shared]
+        self._parts = [(self._pair(experts, width, hidden, routed, 2), self._pair(experts, hidden, width, routed, 1)),
+                       (self._pair(1, width, hidden, shared, 2), self._pair(1, hidden, width, shared, 1))]
+        rows = []
+        for e in range(experts + 1):
+            of_all, i = (self._parts[0], e) if e < experts else (self._parts[1], 0)
+            rows.append([0 if t is None else t[i].data_ptr() for pair in of_all for t in pair])
+        self.pointers = torch.tensor(rows)
+
+    @staticmethod
+    def _pair(count: int, rows: int, columns: int, format: str | None, times: int) -> tuple[Tensor, Tensor | None]:
+        data, scale = empty(rows, columns, format)
+        return tuple(None if t is None else torch.zeros(count, times * t.shape[0], *t.shape[1:], dtype=t.dtype) for t in (data, scale))  # type: ignore[return-value]
+
+    @property
+    def nbytes(self) -> int:
+        """Allocated bytes of all experts."""
+        return sum(t.nbytes for parts in self._parts for pair in parts for t in pair if t is not None)
 
     def matrix(self, which: str, expert: int) -> Packed:
         """w1, w2 or w3 of one expert."""
+        routed = expert < self.experts
+        up, down = self._parts[not routed]
+        e, kind = (expert, self.kinds[0]) if routed else (0, self.kinds[1])
         if which == "w2":
-            return Packed(self.hidden, self.width, self.down[expert])
-        return Packed(self.width, self.hidden, self.gate_up[expert, {"w1": 0, "w3": 1}[which] :: 2])
+            return Packed(self.hidden, self.width, kind, down[0][e], None if down[1] is None else down[1][e])
+        first = {"w1": 0, "w3": 1}[which]
+        return Packed(self.width, self.hidden, kind, up[0][e, first::2], None if up[1] is None else up[1][e, first::2])
 
 
 class Experts:
@@ -180,7 +247,7 @@ class Experts:
     @property
     def nbytes(self) -> int:
         """Allocated bytes."""
-        return sum(matrix.data.nbytes for matrix in self)
+        return sum(matrix.nbytes for matrix in self)
 
     def numel(self) -> int:
         """Values of all experts' matrices."""
@@ -197,14 +264,20 @@ class Shared(Packed):
 
     def __init__(self, bank: Bank, which: str) -> None:
         matrix = bank.matrix(which, bank.experts)
-        super().__init__(matrix.rows, matrix.columns, matrix.data)
+        super().__init__(matrix.rows, matrix.columns, matrix.format, matrix.data, matrix.scale)
         self.bank = bank
 
 
 class Packer:
-    """Makes the packed weights of one model, by the roles that the table of parameters gives them."""
+    """Makes the packed weights of one model, by the roles that the table of parameters gives them.
 
-    def __init__(self) -> None:
+    Args:
+        formats: "fp8" or "fp4" for weights that should be held so, by name. A bank is held so if all of its routed (or shared) matrices
+            should be, in the same format.
+    """
+
+    def __init__(self, formats: Mapping[str, str]) -> None:
+        self.formats = formats
         self._banks: dict[str, Bank] = {}
 
     def place(self, name: str, role: str, shape: tuple[int, ...], groups: int) -> Any:
@@ -214,7 +287,7 @@ class Packer:
             role: see config.params.Param.  shape: of the plain parameter.  groups: independent blocks of a grouped matrix.
         """
         if role == "matrix":
-            return Packed(*shape)
+            return Packed(*shape, self.formats.get(name))
         if role == "grouped":
             return Grouped(*shape, groups)
         if role == "streams":
@@ -223,11 +296,23 @@ class Packer:
         if layer not in self._banks:
             assert role == "expert", "the routed experts come first in the table"
             width, hidden = shape[1:] if which != "w2" else shape[:0:-1]
-            self._banks[layer] = Bank(shape[0], width, hidden)
+            routed = self._common(f"{layer}.experts.{w}" for w in ("w1", "w2", "w3"))
+            shared = self._common(f"{layer}.shared_experts.{w}.weight" for w in ("w1", "w2", "w3"))
+            self._banks[layer] = Bank(shape[0], width, hidden, routed, shared)
         bank = self._banks[layer]
         return Experts(bank, which) if role == "expert" else Shared(bank, which.removesuffix(".weight"))
 
+    def _common(self, names: Iterable[str]) -> str | None:
+        kinds = {self.formats.get(name) for name in names}
+        return kinds.pop() if len(kinds) == 1 else None
 
-def empty(rows: int, columns: int) -> Tensor:
-    """Room for a matrix, padding zeroed."""
-    return torch.zeros(-(-rows // LANES), -(-columns // STEP) * STEP // 2, LANES, 2, dtype=torch.bfloat16)
+
+def empty(rows: int, columns: int, format: str | None) -> tuple[Tensor, Tensor | None]:
+    """Room for a matrix and its scales, padding zeroed."""
+    panels, K = -(-rows // PANEL), -(-columns // STEP) * STEP
+    if format is None:
+        return torch.zeros(panels, K // 2, PANEL, 2, dtype=torch.bfloat16), None
+    per = SCALE_COLUMNS[format]
+    if format == "fp8":
+        return torch.zeros(panels, K // 2, PANEL, 2, dtype=torch.uint8), torch.zeros(panels, -(-K // per), dtype=torch.uint8)
+    return torch.zeros(panels, K // 2, PANEL, dtype=torch.uint8), torch.zeros(panels, K // per, PANEL, dtype=torch.uint8)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .norm import norm_rope
+from .rows import select_rows
 
 
 def compress(rows: Tensor, ape: Tensor, own: Tensor, previous: Tensor | None, norm: Tensor, eps: float, cos: Tensor, sin: Tensor,
@@ -27,14 +28,17 @@ def compress(rows: Tensor, ape: Tensor, own: Tensor, previous: Tensor | None, no
     Returns:
         [n, C] in `dtype`.
     """
-    kv, gate = rows.unbind(1)
-    values, logits = kv[own], gate[own] + ape  # [n, m, P]
+    return norm_rope(pool(rows, ape, own, previous), norm, eps, cos, sin).to(dtype)
+
+
+def pool(rows: Tensor, ape: Tensor, own: Tensor, previous: Tensor | None) -> Tensor:
+    """The weighted sums alone, [n, C]; arguments as `compress`."""
+    values, gate = select_rows(rows, own).unbind(2)  # [n, m, P]
+    logits = gate + ape
     if previous is not None:
-        C = kv.shape[1] // 2
-        missing = (previous < 0).unsqueeze(-1)
-        before = previous.clamp(min=0)
-        logits_a = (gate[:, :C][before] + ape[:, :C]).masked_fill(missing, float("-inf"))
-        values = torch.cat((kv[:, :C][before], values[..., C:]), dim=1)  # [n, 2m, C]
+        C = ape.shape[1] // 2
+        values_a, gate_a = select_rows(rows[..., :C], previous.clamp(min=0)).unbind(2)
+        logits_a = (gate_a + ape[:, :C]).masked_fill((previous < 0).unsqueeze(-1), float("-inf"))
+        values = torch.cat((values_a, values[..., C:]), dim=1)  # [n, 2m, C]
         logits = torch.cat((logits_a, logits[..., C:]), dim=1)
-    pooled = (values * logits.softmax(1)).sum(1)
-    return norm_rope(pooled, norm, eps, cos, sin).to(dtype)
+    return (values * logits.softmax(1)).sum(1)

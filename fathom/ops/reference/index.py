@@ -13,17 +13,19 @@ from torch import Tensor
 
 from ..spans import Entries, Spans
 from ..widen import widen
+from .rows import select_rows
 from .topk import LOWEST, indices, keys
 
 CELLS = 1 << 21  # score cells (queries × heads × keys) of one tile
 
 
-def index_topk(q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int) -> Tensor:
+def index_topk(q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int, *, rounding: torch.dtype | None = None) -> Tensor:
     """The best visible entries of each query.
 
     Args:
         q: index queries [T, J, K] after RoPE.  w: head weights [T, J], fp32, both constant factors included.
         entries: index keys of all runs.  spans: which flat entries each query sees.
+        rounding: round scores to this type before they are compared.
 
     Returns:
         [T, top_k] int64, flat entry numbers, best first; -1 where a query sees fewer than top_k entries.
@@ -32,18 +34,19 @@ def index_topk(q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int)
     with torch.no_grad():
         for q0, q1, e0, e1 in spans.tiles:
             if e1 > e0:
-                out[q0:q1] = _tile(q[q0:q1], w[q0:q1], entries, spans, q0, e0, e1, top_k)
+                out[q0:q1] = _tile(q[q0:q1], w[q0:q1], entries, spans, q0, e0, e1, top_k, rounding)
     return out
 
 
-def _tile(q: Tensor, w: Tensor, entries: Entries, spans: Spans, q0: int, e0: int, e1: int, top_k: int) -> Tensor:
+def _tile(q: Tensor, w: Tensor, entries: Entries, spans: Spans, q0: int, e0: int, e1: int, top_k: int,
+          rounding: torch.dtype | None) -> Tensor:
     Q, J, _ = q.shape
     best = torch.full((Q, top_k), LOWEST, dtype=torch.int64, device=q.device)
     flat, step = widen(q).flatten(0, 1), max(64, CELLS // (Q * J))
     for a in range(e0, e1, step):
         b = min(a + step, e1)
-        products = (flat @ widen(entries.pool[entries.between(a, b)]).T).view(Q, J, b - a)
+        products = (flat @ widen(select_rows(entries.pool, entries.between(a, b))).T).view(Q, J, b - a)
         scores = torch.bmm(w.unsqueeze(1).to(products.dtype), products.relu_()).squeeze(1)  # [Q, b - a]
-        ranked = keys(scores, a).masked_fill_(spans.outside(q0, q0 + Q, a, b), LOWEST)
+        ranked = keys(scores if rounding is None else scores.to(rounding), a).masked_fill_(spans.outside(q0, q0 + Q, a, b), LOWEST)
         best = torch.cat((best, ranked), dim=1).topk(top_k, dim=1).values
     return indices(best)

@@ -5,10 +5,13 @@
 // see a key weighs it exactly zero. Pieces begin at fixed positions of the sequence (multiples of 32 positions and of PIECE entries), so a
 // query's additions are the same whichever queries it shares its unit with, and however the prompt was cut.
 //
+// In precision `official` keys are rows of bytes (coding.h), spelled out in bf16 a piece at a time.
+//
 // Shapes: H heads, C head_dim (even), W window. Source: SPEC section 2, attention item 4.
 #pragma once
 #include <omp.h>
 
+#include "coding.h"
 #include "pages.h"
 #include "products.h"
 
@@ -26,10 +29,11 @@ struct Unit {  // lane q·heads + h is head h0 + h of query q0 + q
 struct Attend {
     const bf16* q;
     int64_t H, C;
-    const bf16* window;
+    const void* window;
     int64_t W;
     const float* sink;
-    const bf16* pool;
+    const void* pool;
+    int64_t coded;  // rope dims of coded rows, -1 where rows are plain bf16
     Pages pages;
     const Run* runs;
     int64_t R;
@@ -41,6 +45,13 @@ struct Attend {
     int64_t* window_base;  // [R] window row of position 0 of each run (a row that needn't exist)
     int64_t* first_unit;   // [R + 1]
     int64_t queries, heads;  // of a unit
+
+    // Row `row` of `rows` in bf16: in place, or decoded.
+    const bf16* key(const void* rows, int64_t row, bf16* decoded) const {
+        if (coded < 0) return (const bf16*)rows + row * C;
+        decode_entry(decoded, (const uint8_t*)rows + row * entry_bytes(C, coded), C, coded);
+        return decoded;
+    }
 
     int64_t splits() const { return ceil_div(H, heads); }
 
@@ -69,10 +80,11 @@ struct Softmax {  // of one unit
     int32_t *from, *to; // [groups·16] keys of the piece that a lane sees, to exclusive
     const bf16** rows;  // [PIECE]
     const bf16* nothing;  // a row of zeros
+    bf16* decoded;        // [PIECE][wide]
 
     static int64_t bytes(int64_t groups, int64_t C) {
         int64_t wide = ceil_div(C, LANES) * LANES, lanes = groups * LANES;
-        return groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4 + PIECE * lanes * 4 + PIECE * 32 + 16 * wide * 4 + wide * PIECE * 2 + PIECE * 8 + wide * 2 + 1024;
+        return groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4 + PIECE * lanes * 4 + PIECE * 32 + 16 * wide * 4 + wide * PIECE * 2 + PIECE * 8 + wide * 2 + PIECE * wide * 2 + 1024;
     }
 
     void place(void* memory, int64_t n, int64_t c) {
@@ -88,6 +100,7 @@ struct Softmax {  // of one unit
         term = (float*)take(16 * wide * 4);
         values = (bf16*)take(wide * PIECE * 2);
         rows = (const bf16**)take(PIECE * 8);
+        decoded = (bf16*)take(PIECE * wide * 2);
         bf16* zeros = (bf16*)take(wide * 2);
         memset(zeros, 0, wide * 2);
         nothing = zeros;
@@ -156,7 +169,7 @@ static void attend_unit(const Attend& a, const Unit& u) {
     int64_t oldest = larger(0, p0 - a.W + 1);
     for (int64_t k0 = oldest / ALIGN * ALIGN; k0 < p1;) {
         int64_t k1 = smaller(p1, (k0 / PIECE + 1) * PIECE);
-        for (int64_t k = k0; k < k1; k++) s.rows[k - k0] = k < oldest ? s.nothing : a.window + (a.window_base[u.run] + k) * C;
+        for (int64_t k = k0; k < k1; k++) s.rows[k - k0] = k < oldest ? s.nothing : a.key(a.window, a.window_base[u.run] + k, s.decoded + (k - k0) * s.wide);
         for (int64_t i = 0; i < u.queries; i++) see(s, u, i, p0 + i - a.W + 1 - k0, p0 + i + 1 - k0);
         s.piece((int)(k1 - k0), scale);
         k0 = k1;
@@ -165,7 +178,7 @@ static void attend_unit(const Attend& a, const Unit& u) {
         int64_t visible = p1 / a.ratio;
         for (int64_t e0 = 0; e0 < visible; e0 += PIECE) {
             int64_t e1 = smaller(visible, e0 + PIECE);
-            for (int64_t e = e0; e < e1; e++) s.rows[e - e0] = a.pool + pool_row(a.pages, u.run, e) * C;
+            for (int64_t e = e0; e < e1; e++) s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, e), s.decoded + (e - e0) * s.wide);
             for (int64_t i = 0; i < u.queries; i++) see(s, u, i, 0, (p0 + i + 1) / a.ratio - e0);
             s.piece((int)(e1 - e0), scale);
         }
@@ -175,7 +188,8 @@ static void attend_unit(const Attend& a, const Unit& u) {
         while (count < a.k && list[count] >= 0) count++;
         for (int64_t e0 = 0; e0 < count; e0 += PIECE) {
             int64_t e1 = smaller(count, e0 + PIECE);
-            for (int64_t e = e0; e < e1; e++) s.rows[e - e0] = a.pool + pool_row(a.pages, u.run, list[e] - a.entry_base[u.run]) * C;
+            for (int64_t e = e0; e < e1; e++)
+                s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, list[e] - a.entry_base[u.run]), s.decoded + (e - e0) * s.wide);
             see(s, u, 0, 0, e1 - e0);
             s.piece((int)(e1 - e0), scale);
         }
@@ -186,10 +200,10 @@ static void attend_unit(const Attend& a, const Unit& u) {
     }
 }
 
-static void attend(const bf16* q, int64_t H, int64_t C, const bf16* window, int64_t W, const float* sink, const bf16* pool, Pages pages,
-                   const Run* runs, int64_t R, const int64_t* entry_base, int64_t ratio, const int64_t* chosen, int64_t k, bf16* out) {
+static void attend(const bf16* q, int64_t H, int64_t C, const void* window, int64_t W, const float* sink, const void* pool, int64_t coded,
+                   Pages pages, const Run* runs, int64_t R, const int64_t* entry_base, int64_t ratio, const int64_t* chosen, int64_t k, bf16* out) {
     int64_t* numbers = (int64_t*)fathom_scratch(CALL, (2 * R + 1) * sizeof(int64_t));
-    Attend a{q, H, C, window, W, sink, pool, pages, runs, R, entry_base, ratio, chosen, k, out, numbers, numbers + R, 1, smaller(H, MOST_LANES)};
+    Attend a{q, H, C, window, W, sink, pool, coded, pages, runs, R, entry_base, ratio, chosen, k, out, numbers, numbers + R, 1, smaller(H, MOST_LANES)};
     if (!chosen) a.queries = larger(1, UNIT / H);
     int64_t row = 0, units = 0;
     for (int64_t r = 0; r < R; r++) {

@@ -80,12 +80,15 @@ struct Unlocked {  // lets other threads run Python while a long call computes
     ~Unlocked() { end(); }
 };
 
+int64_t bits(fathom::Format format) { return format == fathom::BF16 ? 16 : format == fathom::FP8 ? 8 : 4; }
+
 // A matrix as five arguments: data, scale (or None), rows, columns, format.
 Weight weight(PyObject* const* a) {
     Weight w{any_tensor(a[0]).const_data_ptr(), nullptr, number(a[2]), number(a[3]), (fathom::Format)number(a[4])};
     if (a[1] != Py_None) w.scale = (const uint8_t*)tensor(a[1], at::kByte).const_data_ptr();
-    int64_t values = (w.rows + 15) / 16 * 16 * ((w.columns + 31) / 32 * 32), bits = w.format == fathom::BF16 ? 16 : w.format == fathom::FP8 ? 8 : 4;
-    require(any_tensor(a[0]).nbytes() * 8 >= (size_t)(values * bits), "a packed matrix smaller than its rows and columns");
+    int64_t values = (w.rows + 15) / 16 * 16 * ((w.columns + 31) / 32 * 32);
+    require(any_tensor(a[0]).nbytes() * 8 >= (size_t)(values * bits(w.format)), "a packed matrix smaller than its rows and columns");
+    require((w.format == fathom::BF16) == (w.scale == nullptr), "a quantised matrix has scales, a plain one has none");
     return w;
 }
 
@@ -154,25 +157,28 @@ FATHOM_METHOD(linear_pair, 5) {
     return THPVariable_Wrap(y);
 }
 
-// x [T, G, columns], data [G, …] of G packed matrices [rows, columns] → [T, G·rows]
-FATHOM_METHOD(linear_grouped, 4) {
-    const Tensor &x = tensor(a[0], at::kBFloat16), &data = tensor(a[1], at::kBFloat16);
-    int64_t T = x.size(0), G = x.size(1), rows = number(a[2]), columns = number(a[3]), size = data.numel() / G;
+// x [T, G, columns], data [G, …] and scale [G, …] (or None) of G packed matrices, their rows and columns, format → [T, G·rows]
+FATHOM_METHOD(linear_grouped, 6) {
+    const Tensor &x = tensor(a[0], at::kBFloat16), &data = any_tensor(a[1]);
+    int64_t T = x.size(0), G = x.size(1), rows = number(a[3]), columns = number(a[4]), scales = 0;
     require(x.dim() == 3 && x.size(2) == columns && data.size(0) == G, "x is [T, G, columns] bf16");
-    require(size >= (rows + 15) / 16 * 16 * ((columns + 31) / 32 * 32), "a packed matrix smaller than its rows and columns");
+    Weight w = weight(a + 1);
+    int64_t size = data.nbytes() / G;
+    require(size * 8 >= (rows + 15) / 16 * 16 * ((columns + 31) / 32 * 32) * bits(w.format), "a packed matrix smaller than its rows and columns");
+    if (w.scale) scales = any_tensor(a[2]).nbytes() / G;
     Tensor y = make({T, G * rows}, at::kBFloat16);
     Unlocked unlocked(T * G * rows * columns);
     for (int64_t g = 0; g < G; g++)
         k.linear((const uint16_t*)x.const_data_ptr() + g * columns, G * columns, T,
-                 Weight{(const uint16_t*)data.const_data_ptr() + g * size, nullptr, rows, columns, fathom::BF16}, (uint16_t*)y.data_ptr() + g * rows, G * rows,
-                 false);
+                 Weight{(const uint8_t*)w.data + g * size, w.scale ? w.scale + g * scales : nullptr, rows, columns, w.format},
+                 (uint16_t*)y.data_ptr() + g * rows, G * rows, false);
     unlocked.end();
     return THPVariable_Wrap(y);
 }
 
 // x [T, D], weights, chosen [T, K], pointers [E + 1, 4] int64 (gate_up data, scale, down data, scale; the shared expert last), I,
-// formats of routed and shared experts, limit → [T, D]
-FATHOM_METHOD(experts, 8) {
+// formats of routed and shared experts, limit, official → [T, D]
+FATHOM_METHOD(experts, 9) {
     const Tensor& x = tensor(a[0], at::kBFloat16);
     const Tensor& chosen = tensor(a[2], at::kLong);
     const Tensor& pointers = tensor(a[3], at::kLong);
@@ -189,10 +195,11 @@ FATHOM_METHOD(experts, 8) {
     const int64_t* list = (const int64_t*)chosen.const_data_ptr();
     for (int64_t i = 0; i < T * K; i++) require(list[i] >= 0 && list[i] < E, "an expert that doesn't exist");
     float limit = (float)real(a[7]);
+    bool official = number(a[8]);
     const float* weights = fp32(a[1]);
     {
         Unlocked unlocked(T * K * D * I * 3);
-        k.experts((const uint16_t*)x.const_data_ptr(), T, D, I, weights, list, K, E, up.data(), down.data(), limit, (uint16_t*)y.data_ptr());
+        k.experts((const uint16_t*)x.const_data_ptr(), T, D, I, weights, list, K, E, up.data(), down.data(), limit, official, (uint16_t*)y.data_ptr());
     }
     return THPVariable_Wrap(y);
 }
@@ -226,8 +233,8 @@ FATHOM_METHOD(rms_norm, 3) {
     return THPVariable_Wrap(y);
 }
 
-// x [T, C] or [T, H, C], weight [C] or None, eps (negative: no norm), cos, sin [T, R/2] → like x
-FATHOM_METHOD(norm_rope, 5) {
+// x [T, C] or [T, H, C], weight [C] or None, eps (negative: no norm), cos, sin [T, R/2], twice → like x
+FATHOM_METHOD(norm_rope, 6) {
     const Tensor& x = tensor(a[0], at::kBFloat16);
     const Tensor& cos = tensor(a[3], at::kFloat);
     int64_t T = x.size(0), C = x.size(-1), H = x.dim() == 3 ? x.size(1) : 1;
@@ -235,7 +242,7 @@ FATHOM_METHOD(norm_rope, 5) {
     require(a[1] == Py_None || tensor(a[1], at::kBFloat16).numel() == C, "one weight a column");
     Tensor y = make(x.sizes(), at::kBFloat16);
     k.norm_rope((const uint16_t*)x.const_data_ptr(), T, H, C, a[1] == Py_None ? nullptr : bf16(a[1]), (float)real(a[2]), (const float*)cos.const_data_ptr(),
-                fp32(a[4]), 2 * cos.size(1), (uint16_t*)y.data_ptr());
+                fp32(a[4]), 2 * cos.size(1), number(a[5]), (uint16_t*)y.data_ptr());
     return THPVariable_Wrap(y);
 }
 
@@ -293,8 +300,8 @@ FATHOM_METHOD(remember, 4) {
     return THPVariable_Wrap(rows);
 }
 
-// rows [.., 2, P], ape [m, P], own [n, m], previous [n, m] or None, norm [C], eps, cos, sin [n, R/2] → [n, C]
-FATHOM_METHOD(compress, 8) {
+// rows [.., 2, P], ape [m, P], own [n, m], previous [n, m] or None, norm [C], eps, cos, sin [n, R/2], official → [n, C]
+FATHOM_METHOD(compress, 9) {
     const Tensor &rows = tensor(a[0], at::kFloat), &own = tensor(a[2], at::kLong), &norm = tensor(a[4], at::kBFloat16), &cos = tensor(a[6], at::kFloat);
     int64_t P = rows.size(-1), n = own.size(0), m = own.size(1), C = norm.numel(), count = rows.size(0);
     const int64_t* previous = int64(a[3]);
@@ -304,42 +311,53 @@ FATHOM_METHOD(compress, 8) {
         require(list[i] >= 0 && list[i] < count && (!previous || previous[i] < count), "a window outside its rows");
     Tensor y = make({n, C}, at::kBFloat16);
     k.compress((const float*)rows.const_data_ptr(), P, fp32(a[1]), list, previous, n, m, C, (const uint16_t*)norm.const_data_ptr(), (float)real(a[5]),
-               (const float*)cos.const_data_ptr(), fp32(a[7]), 2 * cos.size(1), (uint16_t*)y.data_ptr());
+               (const float*)cos.const_data_ptr(), fp32(a[7]), 2 * cos.size(1), number(a[8]), (uint16_t*)y.data_ptr());
     return THPVariable_Wrap(y);
 }
 
-// q [T, J, C], w [T, J], pool [P, C], pages ×3, runs, base [R], ratio, k → [T, k]
+int64_t entry_bytes(int64_t C, int64_t R) { return (C - R + 2 * R + (C - R + 63) / 64 + 7) / 8 * 8; }
+
+int64_t key_bytes(int64_t C) { return C / 2 + (C + 31) / 32; }
+
+// q [T, J, C], w [T, J], pool [P, C] bf16 or [P, bytes], pages ×3, runs, base [R], ratio, k → [T, k]
 FATHOM_METHOD(index_topk, 10) {
-    const Tensor &q = tensor(a[0], at::kBFloat16), &pool = tensor(a[2], at::kBFloat16);
+    const Tensor &q = tensor(a[0], at::kBFloat16), &pool = any_tensor(a[2]);
+    bool coded = pool.scalar_type() == at::kByte;
     int64_t T = q.size(0), J = q.size(1), C = q.size(2), R, ratio = number(a[8]), top_k = number(a[9]);
     const Run* run = runs(a[6], R);
     Pages page = pages(a + 3, R);
-    require(tensor(a[1], at::kFloat).numel() == T * J && pool.size(1) == C && C % 2 == 0 && C <= 1024 && ratio > 0, "shapes that don't belong together");
+    require(tensor(a[1], at::kFloat).numel() == T * J && (coded || pool.scalar_type() == at::kBFloat16) && pool.size(1) == (coded ? key_bytes(C) : C) &&
+                C % 2 == 0 && C <= 1024 && ratio > 0,
+            "shapes that don't belong together");
     const float* w = fp32(a[1]);
     const int64_t* base = int64(a[7]);
     Tensor chosen = make({T, top_k}, at::kLong);
     {
         Unlocked unlocked(T * J * C * ((run[R - 1].start + run[R - 1].length) / ratio));
-        k.index_topk((const uint16_t*)q.const_data_ptr(), w, J, C, (const uint16_t*)pool.const_data_ptr(), page, run, R, base, ratio, top_k,
+        k.index_topk((const uint16_t*)q.const_data_ptr(), w, J, C, pool.const_data_ptr(), coded, page, run, R, base, ratio, top_k,
                      (int64_t*)chosen.data_ptr());
     }
     return THPVariable_Wrap(chosen);
 }
 
-// q [T, H, C], window rows, W, sink [H], pool [P, C] or None, pages ×3, runs, entry base [R], ratio (0: window only), chosen [T, k] or None → like q
-FATHOM_METHOD(attend, 12) {
-    const Tensor &q = tensor(a[0], at::kBFloat16), &window = tensor(a[1], at::kBFloat16);
+// q [T, H, C], window rows, W, sink [H], pool [P, C] or None, pages ×3, runs, entry base [R], ratio (0: window only), chosen [T, k] or None,
+// rope dims of coded rows (-1: window and pool are bf16) → like q
+FATHOM_METHOD(attend, 13) {
+    const Tensor &q = tensor(a[0], at::kBFloat16), &window = any_tensor(a[1]);
+    int64_t coded = number(a[12]);
+    auto type = coded < 0 ? at::kBFloat16 : at::kByte;
     int64_t T = q.size(0), H = q.size(1), C = q.size(2), W = number(a[2]), R, rows = 0, ratio = number(a[10]), top_k = 0;
     const Run* run = runs(a[8], R);
     for (int64_t r = 0; r < R; r++) rows += smaller(run[r].start, W - 1) + run[r].length;
-    require(window.size(0) == rows && window.size(1) == C && C % 2 == 0 && C <= 1024 && tensor(a[3], at::kFloat).numel() == H, "shapes that don't belong together");
+    int64_t width = coded < 0 ? C : entry_bytes(C, coded);
+    require(window.scalar_type() == type && window.size(0) == rows && window.size(1) == width && C % 2 == 0 && C <= 1024 && tensor(a[3], at::kFloat).numel() == H, "shapes that don't belong together");
     Pages page{nullptr, nullptr, 0, 0};
-    const uint16_t* pool = nullptr;
+    const void* pool = nullptr;
     const int64_t* chosen = ratio ? int64(a[11]) : nullptr;
     if (ratio) {
-        pool = bf16(a[4]);
+        pool = tensor(a[4], type).const_data_ptr();
         page = pages(a + 5, R);
-        require(tensor(a[4], at::kBFloat16).size(1) == C, "entries of another width");
+        require(tensor(a[4], type).size(1) == width, "entries of another width");
     }
     if (chosen) top_k = tensor(a[11], at::kLong).size(1);
     const float* sink = fp32(a[3]);
@@ -347,16 +365,55 @@ FATHOM_METHOD(attend, 12) {
     Tensor out = make(q.sizes(), at::kBFloat16);
     {
         Unlocked unlocked(T * H * C * W * 2);
-        k.attend((const uint16_t*)q.const_data_ptr(), H, C, (const uint16_t*)window.const_data_ptr(), W, sink, pool, page, run, R, base, ratio, chosen, top_k,
+        k.attend((const uint16_t*)q.const_data_ptr(), H, C, window.const_data_ptr(), W, sink, pool, coded, page, run, R, base, ratio, chosen, top_k,
                  (uint16_t*)out.data_ptr());
     }
     return THPVariable_Wrap(out);
+}
+
+// x [.., K] → its values rounded to E4M3
+FATHOM_METHOD(quantise, 1) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    Tensor y = make(x.sizes(), at::kBFloat16);
+    k.quantise((const uint16_t*)x.const_data_ptr(), x.numel() / x.size(-1), x.size(-1), (uint16_t*)y.data_ptr());
+    return THPVariable_Wrap(y);
+}
+
+// x [n, C], rope dims → [n, bytes]
+FATHOM_METHOD(encode_entries, 2) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    int64_t n = x.size(0), C = x.size(1), R = number(a[1]);
+    require(x.dim() == 2 && R <= C, "x is [n, C]");
+    Tensor y = make({n, entry_bytes(C, R)}, at::kByte);
+    k.encode_entries((const uint16_t*)x.const_data_ptr(), n, C, R, (uint8_t*)y.data_ptr());
+    return THPVariable_Wrap(y);
+}
+
+// x [n, C] → [n, bytes]
+FATHOM_METHOD(encode_keys, 1) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    int64_t n = x.size(0), C = x.size(1);
+    require(x.dim() == 2 && C <= 1024 && (C & (C - 1)) == 0, "x is [n, C], C a power of two");
+    Tensor y = make({n, key_bytes(C)}, at::kByte);
+    k.encode_keys((const uint16_t*)x.const_data_ptr(), n, C, (uint8_t*)y.data_ptr());
+    return THPVariable_Wrap(y);
+}
+
+// x [.., C] → rotated and rounded to FP4
+FATHOM_METHOD(index_queries, 1) {
+    const Tensor& x = tensor(a[0], at::kBFloat16);
+    int64_t C = x.size(-1);
+    require(C <= 1024 && (C & (C - 1)) == 0, "C is a power of two");
+    Tensor y = make(x.sizes(), at::kBFloat16);
+    k.index_queries((const uint16_t*)x.const_data_ptr(), x.numel() / C, C, (uint16_t*)y.data_ptr());
+    return THPVariable_Wrap(y);
 }
 
 PyMethodDef methods[] = {
 #define FATHOM_ENTRY(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, nullptr}
     FATHOM_ENTRY(linear), FATHOM_ENTRY(linear_pair), FATHOM_ENTRY(linear_grouped), FATHOM_ENTRY(experts), FATHOM_ENTRY(route), FATHOM_ENTRY(rms_norm), FATHOM_ENTRY(norm_rope), FATHOM_ENTRY(mhc_mix),
     FATHOM_ENTRY(mhc_expand), FATHOM_ENTRY(remember), FATHOM_ENTRY(compress), FATHOM_ENTRY(index_topk), FATHOM_ENTRY(attend),
+    FATHOM_ENTRY(quantise), FATHOM_ENTRY(encode_entries), FATHOM_ENTRY(encode_keys), FATHOM_ENTRY(index_queries),
     {nullptr, nullptr, 0, nullptr}};
 
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};

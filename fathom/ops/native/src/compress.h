@@ -39,13 +39,15 @@ struct Pool {
 };
 
 static void compress(const float* rows, int64_t P, const float* ape, const int64_t* own, const int64_t* previous, int64_t n, int64_t m, int64_t C,
-                     const bf16* norm, float eps, const float* cos, const float* sin, int64_t R, bf16* y) {
+                     const bf16* norm, float eps, const float* cos, const float* sin, int64_t R, bool official, bf16* y) {
 #pragma omp parallel for schedule(static) if (n * m * C > SMALL)
     for (int64_t i = 0; i < n; i++) {
         float* v = (float*)fathom_scratch(THREAD, C * sizeof(float));
         Pool pool{rows, ape, own + i * m, previous ? previous + i * m : nullptr, P, m, C, n};
         for (int64_t c = 0; c < C; c += LANES) store_some(v + c, Pool::channel(pool, c), C - c);
+        if (official) round_row(v, C);
         scale_row(v, inverse_rms(v, C, eps), norm, C);
+        if (official) round_row(v, C);
         rotate(v + C - R, cos + i * (R / 2), sin + i * (R / 2), R);
         narrow_row(y + i * C, v, C);
     }

@@ -9,6 +9,7 @@
 #pragma once
 #include <omp.h>
 
+#include "coding.h"
 #include "packed.h"
 
 namespace fathom {
@@ -64,15 +65,26 @@ struct Experts {
     const float* weights;
     const Weight *gate_up, *down;
     float limit;
+    bool official;  // activations are rounded to E4M3 before either product
     Places places;
     bf16* y;  // [T·(K + 1), D]
 
     float weight(int64_t row) const { return places.slot[row] == K ? 1.f : weights[places.token[row] * K + places.slot[row]]; }
 
-    void up(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, bf16* h) const {
+    // Rows of a block as the products want them. `prepared` has room for one more row behind them.
+    template <class Row>
+    void prepare(bf16* prepared, const Blocks& b, int64_t width, Row&& row) const {
+        bf16* rounded = prepared + JOB * ROWS * larger(padded(D), padded(I));
         for (int i = 0; i < b.count; i++)
-            for (int r = 0; r < b.rows[i]; r++)
-                prepare_row(prepared + i * ROWS * padded(D), r, b.rows[i], x + places.token[a + i * ROWS + r] * D, D);
+            for (int r = 0; r < b.rows[i]; r++) {
+                const bf16* from = row(i * ROWS + r);
+                if (official) quantise_row(rounded, from, width), from = rounded;
+                prepare_row(prepared + i * ROWS * padded(width), r, b.rows[i], from, width);
+            }
+    }
+
+    void up(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, bf16* h) const {
+        prepare(prepared, b, D, [&](int row) { return x + places.token[a + row] * D; });
         panels(prepared, b.rows, b.count, gate_up[expert], p0, p1, unpacked,
                [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
                    swiglu(h + row * I, I, panel, v, n, limit, weight(a + row));
@@ -80,8 +92,7 @@ struct Experts {
     }
 
     void out(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, const bf16* h) const {
-        for (int i = 0; i < b.count; i++)
-            for (int r = 0; r < b.rows[i]; r++) prepare_row(prepared + i * ROWS * padded(I), r, b.rows[i], h + (i * ROWS + r) * I, I);
+        prepare(prepared, b, I, [&](int row) { return h + row * I; });
         panels(prepared, b.rows, b.count, down[expert], p0, p1, unpacked,
                [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
                    bf16* to = y + (places.token[a + row] * (K + 1) + places.slot[a + row]) * D;
@@ -89,8 +100,11 @@ struct Experts {
                });
     }
 
-    int64_t prepared_size() const { return JOB * ROWS * larger(padded(D), padded(I)); }
-    int64_t unpacked_size() const { return larger(unpack_bytes(gate_up[0]), unpack_bytes(down[0])) / sizeof(bf16) + larger(unpack_bytes(gate_up[E]), unpack_bytes(down[E])) / sizeof(bf16); }
+    int64_t prepared_size() const { return (JOB * ROWS + 1) * larger(padded(D), padded(I)); }
+    int64_t unpacked_size() const {
+        int64_t routed = larger(unpack_bytes(gate_up[0]), unpack_bytes(down[0])), shared = larger(unpack_bytes(gate_up[E]), unpack_bytes(down[E]));
+        return larger(routed, shared) / sizeof(bf16);
+    }
 
     void by_rows(int threads) const {
         int64_t size = JOB * ROWS, jobs = 0;
@@ -137,9 +151,9 @@ struct Experts {
 };
 
 static void experts(const bf16* x, int64_t T, int64_t D, int64_t I, const float* weights, const int64_t* chosen, int64_t K, int64_t E,
-                    const Weight* gate_up, const Weight* down, float limit, bf16* y) {
+                    const Weight* gate_up, const Weight* down, float limit, bool official, bf16* y) {
     int64_t rows = T * (K + 1);
-    Experts job{x, T, D, I, K, E, weights, gate_up, down, limit, {}, nullptr};
+    Experts job{x, T, D, I, K, E, weights, gate_up, down, limit, official, {}, nullptr};
     int64_t* numbers = (int64_t*)fathom_scratch(CALL, (E + 2 + 2 * rows) * sizeof(int64_t) + rows * D * sizeof(bf16));
     job.places = {numbers, numbers + E + 2, numbers + E + 2 + rows};
     job.y = (bf16*)(numbers + E + 2 + 2 * rows);

@@ -9,10 +9,13 @@
 // is cut back to the k best. Entries come in ascending order, so "beats" is strict and ties stay with the lower index; the lists keep
 // that order, and so does the result.
 //
+// In precision `official` keys are rows of bytes (coding.h) and scores are rounded to bf16 before they are compared.
+//
 // Source: SPEC section 2, lightning indexer.
 #pragma once
 #include <omp.h>
 
+#include "coding.h"
 #include "pages.h"
 #include "products.h"
 
@@ -78,7 +81,8 @@ struct Index {
     const bf16* q;
     const float* w;
     int64_t J, C;
-    const bf16* pool;
+    const void* pool;
+    bool coded;
     Pages pages;
     const Run* runs;
     int64_t R;
@@ -96,9 +100,13 @@ struct Index {
         for (int64_t i = 0; i < k; i++) chosen[query * k + i] = i < c.count ? base[run] + c.entry[i] : -1;
     }
 
-    // Row pointers of entries e … e + n of a run.
-    void point(const bf16** rows, int64_t run, int64_t e, int n) const {
-        for (int i = 0; i < n; i++) rows[i] = pool + pool_row(pages, run, e + i) * C;
+    // Keys e … e + n of a run: in place, or decoded into [KEYS][C].
+    void point(const bf16** rows, int64_t run, int64_t e, int n, bf16* decoded) const {
+        for (int i = 0; i < n; i++) {
+            int64_t row = pool_row(pages, run, e + i);
+            rows[i] = coded ? decoded + i * C : (const bf16*)pool + row * C;
+            if (coded) decode_key(decoded + i * C, (const uint8_t*)pool + row * key_bytes(C), C);
+        }
     }
 
     void together(int64_t run, int64_t t0, int64_t count) const {  // up to 16 queries of one run
@@ -108,10 +116,11 @@ struct Index {
             return;
         }
         int64_t size = panel_size(C);
-        char* at = (char*)fathom_scratch(THREAD, J * size * 2 + J * 64 + KEYS * J * 64 + LANES * (room + LANES) * 8);
+        char* at = (char*)fathom_scratch(THREAD, J * size * 2 + J * 64 + KEYS * J * 64 + LANES * (room + LANES) * 8 + KEYS * C * 2);
         bf16* packs = (bf16*)at;
         float *weight = (float*)(at + J * size * 2), *product = weight + J * LANES, *scores = product + KEYS * J * LANES;
         int32_t* entries = (int32_t*)(scores + LANES * (room + LANES));
+        bf16* decoded = (bf16*)(entries + LANES * (room + LANES));
         vi limit = {};
         Candidates c[LANES];
         for (int64_t j = 0; j < J; j++) {
@@ -127,12 +136,13 @@ struct Index {
         const bf16* rows[KEYS];
         for (int64_t e = 0; e < most; e += KEYS) {
             int n = (int)smaller(KEYS, most - e);
-            point(rows, run, e, n);
+            point(rows, run, e, n, decoded);
             products(rows, n, packs, J, C, product);
             for (int i = 0; i < n; i++) {
                 vf score = vf{};
                 const float* p = product + i * J * LANES;
                 for (int64_t j = 0; j < J; j++) score = fma(max(load(p + j * LANES), vf{}), load(weight + j * LANES), score);
+                if (coded) score = widen(narrow(score));
                 vf seen = (vi)splat_u((uint32_t)(e + i)) < limit ? score : splat(-__builtin_inff());
                 uint32_t better = greater(seen, load(bar));
                 while (better) {
@@ -152,18 +162,19 @@ struct Index {
     // Entries e0 … e1 of one query; `c` holds its k best of them afterwards.
     void alone(int64_t run, int64_t t, int64_t e0, int64_t e1, Candidates& c) const {
         int64_t groups = ceil_div(J, LANES), size = panel_size(C), wide = groups * LANES;
-        char* at = (char*)fathom_scratch(THREAD, groups * size * 2 + KEYS * wide * 4);
-        bf16* packs = (bf16*)at;
+        char* at = (char*)fathom_scratch(THREAD, groups * size * 2 + KEYS * wide * 4 + KEYS * C * 2);
+        bf16 *packs = (bf16*)at, *decoded = (bf16*)(at + groups * size * 2 + KEYS * wide * 4);
         float* product = (float*)(at + groups * size * 2);
         for (int64_t g = 0; g < groups; g++) pack_lanes(packs + g * size, q + (t * J + g * LANES) * C, C, smaller(LANES, J - g * LANES), C);
         const bf16* rows[KEYS];
         for (int64_t e = e0; e < e1; e += KEYS) {
             int n = (int)smaller(KEYS, e1 - e);
-            point(rows, run, e, n);
+            point(rows, run, e, n, decoded);
             products(rows, n, packs, groups, C, product);
             for (int i = 0; i < n; i++) {
                 float score = 0;
                 for (int64_t j = 0; j < J; j++) score = fma(max(product[i * wide + j], 0.f), w[t * J + j], score);
+                if (coded) score = widen(narrow(score));
                 if (score > c.bar) offer(c, score, e + i, k);
             }
         }
@@ -171,9 +182,9 @@ struct Index {
     }
 };
 
-static void index_topk(const bf16* q, const float* w, int64_t J, int64_t C, const bf16* pool, Pages pages, const Run* runs, int64_t R,
-                       const int64_t* base, int64_t ratio, int64_t k, int64_t* chosen) {
-    Index index{q, w, J, C, pool, pages, runs, R, base, ratio, k, chosen};
+static void index_topk(const bf16* q, const float* w, int64_t J, int64_t C, const void* pool, bool coded, Pages pages, const Run* runs,
+                       int64_t R, const int64_t* base, int64_t ratio, int64_t k, int64_t* chosen) {
+    Index index{q, w, J, C, pool, coded, pages, runs, R, base, ratio, k, chosen};
     int64_t shared = 0, single = 0, longest = 0;
     for (int64_t r = 0; r < R; r++) {
         if (runs[r].length >= SHARED_FROM) shared += ceil_div(runs[r].length, LANES);

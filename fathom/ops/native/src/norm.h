@@ -43,6 +43,10 @@ FATHOM_INLINE void narrow_row(bf16* y, const float* v, int64_t D) {
     for (int64_t d = 0; d < D; d += LANES) store_some(y + d, load_some(v + d, D - d), D - d);
 }
 
+FATHOM_INLINE void round_row(float* v, int64_t D) {
+    for (int64_t d = 0; d < D; d += LANES) store_some(v + d, widen(narrow(load_some(v + d, D - d))), D - d);
+}
+
 static void rms_norm(const bf16* x, int64_t rows, int64_t D, const bf16* weight, float eps, bf16* y) {
 #pragma omp parallel for schedule(static) if (rows * D > SMALL)
     for (int64_t t = 0; t < rows; t++) {
@@ -53,14 +57,16 @@ static void rms_norm(const bf16* x, int64_t rows, int64_t D, const bf16* weight,
     }
 }
 
+// twice: round between norm and rotation too.
 static void norm_rope(const bf16* x, int64_t T, int64_t H, int64_t C, const bf16* weight, float eps, const float* cos, const float* sin, int64_t R,
-                      bf16* y) {
+                      bool twice, bf16* y) {
 #pragma omp parallel for schedule(static) if (T * H * C > SMALL)
     for (int64_t t = 0; t < T; t++) {
         float* v = (float*)fathom_scratch(THREAD, C * sizeof(float));
         for (int64_t row = t * H; row < (t + 1) * H; row++) {
             widen_row(v, x + row * C, C);
             if (eps >= 0) scale_row(v, inverse_rms(v, C, eps), weight, C);
+            if (twice) round_row(v, C);
             rotate(v + C - R, cos + t * (R / 2), sin + t * (R / 2), R);
             narrow_row(y + row * C, v, C);
         }

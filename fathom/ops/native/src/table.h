@@ -38,18 +38,18 @@ struct Table {
     void (*linear)(const uint16_t* x, int64_t x_stride, int64_t T, Weight w, void* y, int64_t y_stride, bool fp32);
 
     // Routed experts and the shared one. gate_up [E + 1] and down [E + 1] hold one Weight an expert, the shared one last; gate_up
-    // alternates panels of w1 and w3. y [T, D].
+    // alternates panels of w1 and w3. official: activations are rounded to E4M3 before each product. y [T, D].
     void (*experts)(const uint16_t* x, int64_t T, int64_t D, int64_t I, const float* weights, const int64_t* chosen, int64_t K, int64_t E,
-                    const Weight* gate_up, const Weight* down, float limit, uint16_t* y);
+                    const Weight* gate_up, const Weight* down, float limit, bool official, uint16_t* y);
 
     void (*route)(const float* logits, int64_t T, int64_t E, const float* bias, const int64_t* given, int64_t K, float factor, float* scores,
                   float* weights, int64_t* chosen);
 
     void (*rms_norm)(const uint16_t* x, int64_t rows, int64_t D, const uint16_t* weight, float eps, uint16_t* y);
 
-    // Norm (unless eps < 0) and rotation (unless R = 0) of rows [T, H, C]; cos, sin [T, R/2].
+    // Norm (unless eps < 0) and rotation (unless R = 0) of rows [T, H, C]; cos, sin [T, R/2]. twice: round between the two as well.
     void (*norm_rope)(const uint16_t* x, int64_t T, int64_t H, int64_t C, const uint16_t* weight, float eps, const float* cos, const float* sin,
-                      int64_t R, uint16_t* y);
+                      int64_t R, bool twice, uint16_t* y);
 
     // fn is packed as [2·M, N·D]: its bf16 parts, then what they leave over. comb and post may be null (the head's mix: M = N).
     void (*mhc_mix)(const uint16_t* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps,
@@ -61,17 +61,24 @@ struct Table {
     // remembers the run's last L tokens.
     void (*remember)(uint8_t* ring, int64_t L, int64_t width, const uint8_t* values, const Run* runs, const int64_t* history, int64_t R, uint8_t* rows);
 
-    // Entries of complete windows; kv and gate are the halves of rows [.., 2, P]. previous may be null (no overlap).
+    // Entries of complete windows; kv and gate are the halves of rows [.., 2, P]. previous may be null (no overlap). official: round the
+    // pooled and the normed value to bf16.
     void (*compress)(const float* rows, int64_t P, const float* ape, const int64_t* own, const int64_t* previous, int64_t n, int64_t m, int64_t C,
-                     const uint16_t* norm, float eps, const float* cos, const float* sin, int64_t R, uint16_t* y);
+                     const uint16_t* norm, float eps, const float* cos, const float* sin, int64_t R, bool official, uint16_t* y);
 
-    // Up to k best entries of each query, in ascending order, then -1.
-    void (*index_topk)(const uint16_t* q, const float* w, int64_t J, int64_t C, const uint16_t* pool, Pages pages, const Run* runs, int64_t R,
-                       const int64_t* visible_base, int64_t ratio, int64_t k, int64_t* chosen);
+    // Up to k best entries of each query, in ascending order, then -1. coded: the pool holds rows of bytes (coding.h).
+    void (*index_topk)(const uint16_t* q, const float* w, int64_t J, int64_t C, const void* pool, bool coded, Pages pages, const Run* runs, int64_t R,
+                       const int64_t* entry_base, int64_t ratio, int64_t k, int64_t* chosen);
 
-    // Attention over window rows, and dense or chosen entries; see attend.h.
-    void (*attend)(const uint16_t* q, int64_t H, int64_t C, const uint16_t* window, int64_t W, const float* sink, const uint16_t* pool, Pages pages,
-                   const Run* runs, int64_t R, const int64_t* entry_base, int64_t ratio, const int64_t* chosen, int64_t k, uint16_t* out);
+    // Attention over window rows, and dense or chosen entries; see attend.h. coded: rope dims of rows of bytes, -1 where rows are bf16.
+    void (*attend)(const uint16_t* q, int64_t H, int64_t C, const void* window, int64_t W, const float* sink, const void* pool, int64_t coded,
+                   Pages pages, const Run* runs, int64_t R, const int64_t* entry_base, int64_t ratio, const int64_t* chosen, int64_t k, uint16_t* out);
+
+    // Precision `official` (coding.h). Rows to rows of the same shape, or of bytes.
+    void (*quantise)(const uint16_t* x, int64_t rows, int64_t K, uint16_t* y);
+    void (*encode_entries)(const uint16_t* x, int64_t rows, int64_t C, int64_t R, uint8_t* out);
+    void (*encode_keys)(const uint16_t* x, int64_t rows, int64_t C, uint8_t* out);
+    void (*index_queries)(const uint16_t* x, int64_t rows, int64_t C, uint16_t* y);
 };
 
 }  // namespace fathom
