@@ -22,7 +22,7 @@ from fathom.errors import UserError
 from fathom.prices import PriceTable, load_prices
 from fathom.server import audit, billing, credits, keys, transaction
 from fathom.server.balance import Balance
-from fathom.server.database import open_database, reading, to_stored
+from fathom.server.database import make_folder, open_database, reading, to_stored
 from fathom.server.keys import Key, Limits, NewKey
 from fathom.server.metering import Closed, Finish, LedgerRow, Operation
 from fathom.server.tables import accounts, servers
@@ -214,8 +214,11 @@ def find_account(connection: Connection, name: str) -> tuple[int, str]:
 
 def lock_folder(folder: Path) -> IO[str]:
     """The lock of a service folder, held until the file is closed or the process ends. Raises UserError where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = open(folder / "server.lock", "w", encoding="utf-8")
+    make_folder(folder)
+    try:
+        handle = open(folder / "server.lock", "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError("--folder", folder, f"can't be used: {error.strerror}") from None
     try:
         import fcntl
 

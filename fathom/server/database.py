@@ -39,18 +39,18 @@ def open_database(folder: Path, url: str | None = None) -> Engine:
     Raises UserError for a URL that can't be used and a database that can't be opened, without showing a password.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # what it holds is nobody else's
+        make_folder(folder)
         where = make_url(url) if url else URL.create("sqlite", database=str(folder / FILE))
         if where.drivername == "postgresql":
             where = where.set(drivername="postgresql+psycopg")
         engine = _sqlite(where) if where.get_backend_name() == "sqlite" else create_engine(where, pool_pre_ping=True, hide_parameters=True)
+    except UserError:  # which is a ValueError, too
+        raise
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise UserError("--database", None, "not a database URL", "such as postgresql://user@host/name, or sqlite:////path/to/file") from None
     except ModuleNotFoundError as error:
         raise UserError("--database", where.drivername, f"needs the module {error.name}",
                         "pip install 'fathom[postgres]' for PostgreSQL, the driver's package for others") from None
-    except OSError as error:
-        raise UserError("--folder", folder, f"can't be made: {error.strerror}") from None
     event.listen(engine, "before_cursor_execute", _append_only)
     try:
         with engine.begin() as connection:
@@ -63,6 +63,14 @@ def open_database(folder: Path, url: str | None = None) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the service's folder if need be, for its owner alone. Raises UserError where it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError("--folder", folder, f"can't be made: {error.strerror}") from None
 
 
 def reading(engine: Engine) -> Connection:

@@ -186,12 +186,12 @@ class Money(RuleBasedStateMachine):
 
 
 class TestMoney(Money.TestCase):
-    settings = settings(max_examples=12, stateful_step_count=30)
+    settings = settings(max_examples=5, stateful_step_count=30)
 
 
 @pytest.mark.check
 class TestMoneyLong(Money.TestCase):
-    settings = settings(max_examples=60, stateful_step_count=50)
+    settings = settings(max_examples=40, stateful_step_count=40)
 
 
 @given(st.lists(st.tuples(TOKENS, TOKENS, TOKENS), max_size=30), PRICES)
