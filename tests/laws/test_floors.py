@@ -2,7 +2,7 @@
 
     7 cli                           anything, lazily
     6 train bench                   bench: anything below; train: down to checkpoint, not the engine
-    5 session server eval           server and eval: a session or an engine, and floors 0 and 1; never the model or its operators
+    5 session server eval chat      all but session: a session or an engine, and floors 0 and 1; never the model or its operators
     4 engine                        never text
     3 model checkpoint              strangers to each other
     2 ops                           quant, device; one device, no process groups
@@ -27,7 +27,7 @@ PACKAGE = ROOT / "fathom"
 FLOOR_0 = {"errors", "config", "text", "prices", "report", "sandbox"}
 FLOOR_1 = {"device", "plan", "quant", "parallel"}
 BELOW_5 = FLOOR_0 | FLOOR_1 | {"ops", "model", "checkpoint", "engine"}
-BELOW_6 = BELOW_5 | {"session", "server", "eval"}
+BELOW_6 = BELOW_5 | {"session", "server", "eval", "chat"}
 TRAIN = (BELOW_5 - {"engine", "sandbox"})
 MAY_IMPORT: dict[str, set[str]] = {
     **{room: set() for room in FLOOR_0},
@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": BELOW_5,
     "server": FLOOR_0 | FLOOR_1 | {"engine", "session"},
     "eval": FLOOR_0 | FLOOR_1 | {"engine", "session"},
+    "chat": FLOOR_0 | FLOOR_1 | {"engine", "session"},
     "train": TRAIN,
     "train/rl": TRAIN | {"engine", "sandbox"},
     "train/distill": TRAIN | {"engine", "sandbox"},

@@ -37,10 +37,14 @@ class Visit:
         page = self.context.new_page()
         page.on("pageerror", lambda e: self.errors.append(str(e)))
         page.on("dialog", lambda d: (self.errors.append("dialog"), d.dismiss()))
-        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" and "the server responded with a status of" not in m.text else None)
+        page.on("console", self._hear)
         page.on("request", lambda r: self.requests.append(r.url))
         page.goto(self.url + path)
         return page
+
+    def _hear(self, message: Any) -> None:
+        if message.type == "error" and "the server responded with a status of" not in message.text:
+            self.errors.append(message.text)
 
     def enter(self) -> Any:
         """Gives the key."""

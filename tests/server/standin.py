@@ -88,7 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         name = "fathom-standin"
         found = {
             "/models": {"object": "list", "data": [{"id": name, "object": "model", "context_length": CONTEXT, "pricing": PRICE}]},
-            "/user/balance": {"is_available": True, "balance_infos": [{"currency": "USD", "total_balance": "9.99", "granted_balance": "9.99", "topped_up_balance": "0.00"}]},
+            "/user/balance": {"is_available": True, "balance_infos": [
+                {"currency": "USD", "total_balance": "9.99", "granted_balance": "9.99", "topped_up_balance": "0.00"}]},
             "/user/usage": {"object": "list", "since": "2026-05-01", "until": "2026-05-30", "currency": "USD", "data": self.server.usage},
             **{f"/user/requests/{name}": receipt for name, receipt in self.server.receipts.items()},
         }.get(path)
@@ -138,7 +139,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b": keep-alive\n\n")
         reasoning, content, calls = "", f"You said: {said}", []
         if thinking and not last.get("prefix"):
-            reasoning = "The user wants something. I look at it from several sides, and then I know what to say. " * (3 if body.get("reasoning_effort") == "max" else 1)
+            reasoning = "The user wants something. I look at it from several sides, and then I know what to say. "
+            reasoning *= 3 if body.get("reasoning_effort") == "max" else 1
         if last["role"] == "tool":
             content = f"The tool says: {last['content']}"
         elif last.get("prefix"):
@@ -157,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
             if "breaks" in said and i > 3:
                 return  # without an end
             if "fails" in said and i > 3:
-                self.event({"error": {"message": "The balance is spent.", "type": "insufficient_balance", "param": None, "code": "insufficient_balance"}})
+                self.event({"error": {"message": "The balance is spent.", "type": "insufficient_balance", "param": None, "code": None}})
                 return
             self.chunk({"content": text}, pause)
         for i, (name, arguments) in enumerate(calls):

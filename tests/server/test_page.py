@@ -109,7 +109,8 @@ def test_a_tool_is_called_answered_and_gone_on_with(visit, standin):
     first, second = standin.requests[-2:]
     assert first["tools"] == [{"type": "function", "function": TOOLS[0]}]
     call, result = second["messages"][-2:]
-    assert call["tool_calls"] == [{"id": "call_0", "type": "function", "function": {"name": "get_weather", "arguments": '{"place": "Rome", "days": [1, 2]}'}}]
+    function = {"name": "get_weather", "arguments": '{"place": "Rome", "days": [1, 2]}'}
+    assert call["tool_calls"] == [{"id": "call_0", "type": "function", "function": function}]
     assert call["reasoning_content"] and result == {"role": "tool", "tool_call_id": "call_0", "content": '{"celsius": 21}'}
     assert page.locator(".calls textarea").count() == 0
     set_tools(visit, json.dumps(TOOLS), "required")
@@ -339,8 +340,11 @@ def test_the_keyboard_alone_does_it(visit):
     names = []
     for _ in range(40):  # every stop of the Tab key has a name and can be seen
         page.keyboard.press("Tab")
-        names.append(page.evaluate("""() => { const e = document.activeElement, s = getComputedStyle(e.matches('#mode input') ? e.nextElementSibling : e);
-            return e === document.body || e.matches('#prompt') ? 'page' : [e.getAttribute('aria-label') || e.textContent || e.labels?.[0]?.textContent, s.outlineStyle]; }"""))
+        names.append(page.evaluate("""() => {
+            const e = document.activeElement, seen = getComputedStyle(e.matches('#mode input') ? e.nextElementSibling : e);
+            if (e === document.body || e.matches('#prompt')) return 'page';
+            return [e.getAttribute('aria-label') || e.textContent || e.labels?.[0]?.textContent, seen.outlineStyle];
+        }"""))
     reached = [name for name in names if name != "page"]
     assert all(name.strip() and outline != "none" for name, outline in reached), reached
     assert {"Settings", "Attach a text file", "Thinking"} <= {name for name, _ in reached}
