@@ -195,6 +195,13 @@ def _doctor(app: typer.Typer) -> None:
             show(found, Console())
 
 
+def _chat(app: typer.Typer) -> None:
+    from .chat.command import HELP, chat_command
+
+    open_model = lambda folder, device, dtype, kernels: _load(folder, device, dtype, quiet=False, kernels=kernels)
+    app.command("chat", help=HELP)(chat_command(open_model, lambda: os.environ.get("FATHOM_API_KEY", "")))
+
+
 def _keys(app: typer.Typer) -> None:
     try:
         from .server.keys_command import keys_app
@@ -223,6 +230,7 @@ VERBS: dict[str, tuple[str, Callable[[typer.Typer], None]]] = {
     "plan": ("what a model is, takes and costs", _plan),
     "convert": ("rewrite a checkpoint in another precision", _convert),
     "eval": ("score a model or an endpoint with the YZ Index", _eval),
+    "chat": ("talk to a model, served or on this machine", _chat),
     "keys": ("make, limit and revoke API keys; give their accounts money", _keys),
     "bill": ("what the keys used and what it costs", lambda app: _bills(app, "bill")),
     "price": ("the same traffic at other prices", lambda app: _bills(app, "price")),
