@@ -130,7 +130,7 @@ def test_the_same_traffic_at_other_prices(traffic: Path, tmp_path: Path) -> None
     assert cost[(f"{FLASH}@2026-04-24", "shipped")] == "0.14212828"
     assert cost[("gpt-4-turbo@2023-11-06", "shipped")] == "10.17503"  # 1 013 000·10 + 1501·30
     assert cost[(f"{PRO}@2026-06-01", str(mine))] == "1.015002"
-    assert cost[("own@2026-01-01", str(mine))] == "0.000000506"  # 1, 5 and 500 nano-dollars: each request rounded
+    assert cost[("own@2026-01-01", str(mine))] == "0.000000507"  # 1.5, 5 and 500 nano-dollars: each request is rounded
     assert {row["price"]: row["of"] for row in data["prices"]}["gpt-4-turbo@2023-11-06"] == 1.0
     shown = fathom("price", "--tokens", "90000,10000,2000", "--folder", tmp_path / "none")
     assert re.search(r"gpt-4-turbo@2023-11-06 .* 10\.00 +10\.00 +30\.00 +1\.060000 +100\.0 %", shown)
