@@ -105,8 +105,6 @@ class FileJournal:
                 self._logs[request.id] = create_log(path.with_suffix(".log"), head, self.fsync)
                 return Logged()
             _compare(found.head, head)
-            if found.finished and path.suffix == ".log":  # killed between its end and its release
-                path = path.rename(path.with_suffix(".done"))
             self._logs[request.id] = reopen_log(path, found)
             return Logged(found.outputs)
 
