@@ -48,7 +48,7 @@ def read_messages(request: CountRequest, *, quirks: bool) -> Chat:
                    for tool in tools],
         frozenset(tool.name for tool in tools if tool.strict), choice, parallel, config.format.schema_ if config and config.format else None,
         thinking, "max" if thinking and config and config.effort == "max" else None, prefix, full.max_tokens if full else None,
-        sampled(full.temperature, full.top_p, None, full.top_k, ignored=quirks and thinking) if full else Sampled(),
+        sampled(full.temperature, full.top_p, full.seed, full.top_k, ignored=quirks and thinking) if full else Sampled(),
         tuple(full.stop_sequences or ()) if full else (), None, user_of(None, full.metadata.user_id if full and full.metadata else None),
     )
 

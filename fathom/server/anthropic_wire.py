@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fathom.server.wire import MOST_OUTPUT, NAME, Wire
+from fathom.server.wire import MOST_OUTPUT, NAME, Seed, Wire
 
 CacheControl = dict[str, Any] | None
 
@@ -145,6 +145,7 @@ class MessagesRequest(CountRequest):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    seed: Seed = None
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     context_management: dict[str, Any] | None = None
