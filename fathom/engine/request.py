@@ -24,7 +24,8 @@ Top = tuple[tuple[int, float], ...]
 class Constraint(Protocol):
     """What the next token may be, from the tokens so far: a grammar. One object belongs to one request.
 
-    It is called by the engine's thread only. A mask in which no token may come next ends the answer with "stop".
+    It is called by the engine's thread only. A mask in which no token may come next ends the answer with "stop". If one of its methods
+    raises, that request ends with "insufficient_system_resource" and the others go on.
     """
 
     def mask(self) -> np.ndarray | None:
@@ -106,26 +107,33 @@ class Ticket:
     """A submitted request. Iterate over it for its Outputs; iteration blocks until the next one is there, and ends after the last.
 
     Args:
-        on_output: called with each Output by the engine's thread instead; it must be quick and must not raise. (An asyncio server
-            passes the Output on with loop.call_soon_threadsafe.) Iterating then gives nothing.
-        cancel: called once, by `cancel`.
+        on_output: called with each Output by the engine's thread instead; it must be quick, and if it raises, the request is cancelled.
+            (An asyncio server passes the Output on with loop.call_soon_threadsafe.) Iterating then gives nothing.
+        cancel: called by `cancel`.  work: called before waiting; returns at once where the engine has a thread.
     """
 
-    def __init__(self, request: Request, on_output: Callable[[Output], None] | None, cancel: Callable[[Ticket], None]) -> None:
+    def __init__(self, request: Request, on_output: Callable[[Output], None] | None, cancel: Callable[[Ticket], None],
+                 work: Callable[[Ticket], None]) -> None:
         self.request = request
         self.prompt_logprobs: list[tuple[float, Top]] | None = None
         """Log-probability and likeliest tokens of each prompt token after the first, once prefilled and if asked for."""
         self.usage = Usage(len(request.prompt), 0, 0)
         """Complete once the last Output has come."""
         self._arrived: queue.SimpleQueue[Output] = queue.SimpleQueue()
-        self._deliver, self._cancel = on_output or self._arrived.put, cancel
+        self._on_output, self._cancel, self._work = on_output, cancel, work
 
     def __iter__(self) -> Iterator[Output]:
-        while True:
+        while self._on_output is None:
+            self._work(self)
             output = self._arrived.get()
             yield output
             if output.finish_reason:
                 return
+
+    @property
+    def ready(self) -> bool:
+        """Whether iterating would give an Output without waiting."""
+        return not self._arrived.empty()
 
     def cancel(self) -> None:
         """Ends the request; what it held is free after the step that is running. The last Output says "aborted" unless it has
@@ -134,7 +142,7 @@ class Ticket:
 
     def deliver(self, output: Output) -> None:
         """Hands out one Output; the engine calls it."""
-        self._deliver(output)
+        (self._on_output or self._arrived.put)(output)
 
 
 @dataclass(frozen=True)

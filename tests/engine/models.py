@@ -1,0 +1,115 @@
+"""What the engine's tests share: small models on both kinds of kernels, answers to compare, and what must hold between any two steps."""
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from fathom.config import ModelConfig
+from fathom.engine import Engine, Output, Request, Sampling
+from fathom.model import Transformer, kernel_rows
+from tests.oracle import randomise, tiny_config
+
+CONFIG = tiny_config(num_hidden_layers=4, compress_ratios=(0, 4, 16, 4, 0), hash_routed=(True, False, False, False), num_nextn_predict_layers=1,
+                     max_position_embeddings=512)
+BLOCK = CONFIG.block_size
+KERNELS = ("reference", "native")
+GREEDY = Sampling(temperature=0)
+
+
+def make_model(kernels: str, seed: int = 4, *, agreeing: bool = False, config: ModelConfig = CONFIG) -> Transformer:
+    """A random model: in fp32 on the reference kernels, or in bf16 on the native ones, whose bits don't depend on the batch.
+
+    agreeing: the next token follows mostly from the last one, for the model and for its MTP block alike, so drafts are often right.
+    """
+    plain = randomise(Transformer(config), seed)
+    if agreeing:
+        for name, weight in plain.tensors().items():
+            if name.endswith(("wo_b.weight", "w2", "w2.weight", "h_proj.weight")):
+                weight *= 0.25
+            elif name.endswith("e_proj.weight"):
+                weight.copy_(torch.eye(len(weight)))
+            elif name.endswith(("enorm.weight", "hnorm.weight")) or name in ("norm.weight", "mtp.0.norm.weight"):
+                weight.fill_(1.0)
+    if kernels == "reference":
+        return plain
+    rows = kernel_rows(config, torch.device("cpu"), "bf16", "auto")
+    if not any(row.kernel for row in rows):
+        pytest.skip(rows[0].reason)
+    model = Transformer(config, dtype=torch.bfloat16, rows=rows)
+    targets = model.tensors()
+    for name, values in plain.tensors().items():
+        targets[name].copy_(values)
+    return model
+
+
+def make_engine(model: Transformer, **options: object) -> Engine:
+    """An engine whose state is filled with NaN, so that whoever reads what nobody wrote is noticed."""
+    engine = Engine(model, **{"memory": 64 << 20, "mark_memory": 16 << 20, "chunk": 64, "sequences": 4, "speculate": "off"} | options)
+    for buffer in engine.state.buffers.values():
+        buffer.fill_(float("nan"))
+    return engine
+
+
+def cold(model: Transformer, request: Request) -> list[Output]:
+    """The answer without company, cache, cuts or drafts."""
+    engine = make_engine(model, prefix_cache=False, chunk=4096, sequences=1)
+    return list(engine.generate(request))
+
+
+def same(got: list[Output], expected: list[Output], kernels: str) -> None:
+    """The same answer: to the bit on native kernels, to their tolerance on the reference ones."""
+    assert [(o.token_id, o.finish_reason) for o in got] == [(o.token_id, o.finish_reason) for o in expected]
+    if kernels == "native":
+        assert got == expected
+    for a, b in zip(got, expected, strict=True):
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+        assert [t for t, _ in a.top] == [t for t, _ in b.top] and [p for _, p in a.top] == pytest.approx([p for _, p in b.top], abs=1e-4)
+
+
+def tokens(seed: int, count: int, config: ModelConfig = CONFIG) -> tuple[int, ...]:
+    """Random token ids."""
+    return tuple(torch.randint(0, config.vocab_size, (count,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+def run(engine: Engine, requests: list[Request]) -> list[list[Output]]:
+    """All answers, computed together."""
+    tickets = [engine.submit(request) for request in requests]
+    return [list(ticket) for ticket in tickets]
+
+
+def check(engine: Engine) -> None:
+    """What must hold between steps: every block and slot has exactly one place, counts are right, budgets are kept."""
+    scheduler, cache = engine.scheduler, engine.cache
+    running = scheduler.running
+    slots = [s.slot for s in running]
+    assert len(set(slots)) == len(slots) and len(slots) + scheduler.slots.free == scheduler.slots.count
+    private = [int(b) for s in running for b in s.blocks[len(s.path) :]]
+    nodes = cache.nodes() if cache else []
+    taken = private + [n.block for n in nodes]
+    assert len(set(taken)) == len(taken), "a block in two places"
+    assert len(taken) + scheduler.blocks.free == scheduler.blocks.count, "a block is lost"
+    used = Counter(n for s in running for n in s.path)
+    for s in running:
+        assert [n.block for n in s.path] == s.blocks[: len(s.path)].tolist()
+        assert [t for n in s.path for t in n.ids] == s.ids[: len(s.path) * BLOCK]
+        assert all(n.owner == s.request.owner for n in s.path)
+        assert s.computed <= len(s.ids) and s.num_blocks * BLOCK >= s.computed
+    for s in (s for queue in scheduler.turns.waiting.values() for s in queue):
+        assert s.slot == -1 and not s.num_blocks and not s.path
+    if cache:
+        assert all(n.users == used[n] for n in nodes) and set(cache._idle) == {n for n in nodes if not n.users}
+        assert cache.bytes_of_marks == sum(n.mark.nbytes for n in nodes if n.mark is not None) <= cache.mark_bytes
+        assert set(cache._marks) == {n for n in nodes if n.mark is not None}
+        assert all(n.parent.children[n.ids] is n for n in nodes)
+    tickets = {s.ticket for s in running} | {s.ticket for queue in scheduler.turns.waiting.values() for s in queue}
+    assert tickets | {s.ticket for s in engine._submitted} == set(engine._sequences)
+
+
+def check_empty(engine: Engine) -> None:
+    """Nothing is left of any request but what the cache keeps."""
+    check(engine)
+    s = engine.stats()
+    assert s.running == s.waiting == 0 and s.free_blocks + s.cached_blocks == s.blocks
+    assert not engine.scheduler.turns._served and not engine.scheduler.turns._present
