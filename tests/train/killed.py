@@ -1,4 +1,4 @@
-"""Trains a tiny run whose process is killed over and over, and goes on each time. A program of its own: python killed.py FOLDER KILLS SEED.
+"""Trains a tiny run whose process is killed over and over, and goes on each time. A program of its own: python killed.py FOLDER KILLS SEED KIND.
 
 Two ways to die, in turn: at the n-th file operation (an audit hook sends SIGKILL when the process opens, renames or deletes something
 in the run folder), or after a random time. The parent imports everything once and forks, so that a death costs milliseconds; it never
@@ -18,15 +18,16 @@ from fathom.train import life
 from fathom.train.display import Display
 from fathom.train.run import RunFolder
 from tests.train import tiny
+from tests.train.sft import small
 
 CPU = torch.device("cpu")
 
 
-def train_once(folder: Path) -> None:
-    """Start the run or go on with it, to the end."""
+def train_once(folder: Path, kind: str) -> None:
+    """Start the run (of kind pretrain, or sft from folder/base) or go on with it, to the end."""
     run = RunFolder(folder / "run")
     if not run.exists:
-        recipe = tiny.recipe(folder / "data", model=str(folder / "model"))
+        recipe = tiny.recipe(folder / "data", model=str(folder / "model")) if kind == "pretrain" else small.recipe(folder / "base")
         run = life.start(recipe, run.path, CPU)
     life.train(run, CPU, Display(Console(quiet=True)))
 
@@ -52,7 +53,7 @@ def die_after(seconds: float) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main(folder: Path, kills: int, seed: int) -> None:
+def main(folder: Path, kills: int, seed: int, kind: str) -> None:
     rng = random.Random(seed)
     deaths = 0
     while True:
@@ -64,7 +65,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
                     die_after(rng.uniform(0, 1.5))
                 else:
                     die_at_operation(rng.randrange(80), str(folder / "run"))
-            train_once(folder)
+            train_once(folder, kind)
             os._exit(0)
         rng.random()  # the next child draws other numbers
         _, status = os.waitpid(child, 0)
@@ -76,4 +77,4 @@ def main(folder: Path, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

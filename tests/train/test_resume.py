@@ -84,7 +84,7 @@ def test_a_finished_run_is_left_alone(uninterrupted, monkeypatch):
 
 def kill_and_compare(tmp_path, uninterrupted, kills, seed):
     folder_with_data(tmp_path)
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path), str(kills), str(seed)]
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path), str(kills), str(seed), "pretrain"]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     same(RunFolder(tmp_path / "run"), uninterrupted)

@@ -92,5 +92,5 @@ def casual(rng: random.Random, text: str) -> str:
     """Mostly `text` as it is; now and then as people type: without the last sign, or all in small letters."""
     style = rng.random()
     if style < 0.1:
-        return text.rstrip(".?!")
+        return text.rstrip(".?! ")
     return text.lower() if style < 0.15 else text

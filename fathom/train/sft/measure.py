@@ -5,9 +5,9 @@ twice: for the call, and, with the right call and its result already in the conv
 asked with the tool at hand, where it must be left alone.
 
     ended    EOS came within max_tokens
-    clean    the parser had nothing to remark: reasoning closed, no stray or broken markup
+    clean    byte for byte what the encoding writes for the message that the parser reads: reasoning closed, no stray or broken markup
     valid    (calls) ended and clean, and exactly one call: a tool that is there, arguments that its schema allows
-    right    ended, and the content, or the call with its arguments, is the right one
+    right    ended and clean, and the content, or the call with its arguments, is the right one
 
 Answers are the likeliest ones (greedy), so a measurement repeats. All of them are written to answers.jsonl in the run folder.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...config.recipe import ConversationsRecipe, Recipe
-from ...text import CompletionParser, Notice, Tokenizer, ToolCallEnd, encode_parts, parse_completion
+from ...text import Tokenizer, encode_messages, encode_parts, parse_completion
 from ..durable import write_file
 from ..phase import Answer, Tell
 from ..run import RunFolder
@@ -118,18 +118,16 @@ def _ask(kind: Kind, exchange: Exchange, thinking: bool, tools: tuple[Tool, ...]
 def judge(question: Question, text: str, *, ended: bool) -> Judged:
     """What a completion is worth."""
     mode = "thinking" if question.thinking else "chat"
-    parser = CompletionParser(mode)
-    events = [*parser.feed(text), *parser.finish(cut=not ended)]
-    closed = not question.thinking or "</think>" in text
-    clean = closed and not any(isinstance(event, Notice) or isinstance(event, ToolCallEnd) and not event.complete for event in events)
     said = parse_completion(text, mode)
     calls = said["tool_calls"]
+    again = encode_messages([*question.messages, {**said, "wo_eos": not ended}], mode)  # the parser forgives much that this doesn't
+    clean = again == encode_messages(question.messages, mode) + text
     if question.calls:
         valid = ended and clean and len(calls) == 1 and allowed(calls[0]["function"], question.tools)
         right = valid and same_call(calls[0]["function"], question.exchange)
     else:
         valid = False
-        right = ended and closed and not calls and question.kind.right(question.exchange, said["content"])
+        right = ended and clean and not calls and question.kind.right(question.exchange, said["content"])
     return Judged(question, text, ended, clean, valid, right)
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from ..exchange import Exchange, Kind, same_words
 
-FUNCTIONS = ("f", "get", "run", "compute", "apply", "find", "value", "result", "calc", "make")
+FUNCTIONS = ("f", "get", "run", "compute", "apply", "find", "solve", "result", "calc", "make")
 NUMBERS = ("x", "n", "a", "value", "number", "count")
 LISTS = ("items", "values", "names", "data", "lines", "args")
 WITH_NUMBER: Mapping[str, str] = MappingProxyType({"{} plus {}": "{} + {}", "{} minus {}": "{} - {}", "{} times {}": "{} * {}",
