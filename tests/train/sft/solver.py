@@ -86,7 +86,8 @@ def functions(asked: str) -> str:
     for words, sign in signs.items():
         if found := re.fullmatch(rf"(\w+) {words} (\w+)", wanted):
             return f"```python\ndef {head}:\n    return {found[1]} {sign} {found[2]}\n```"
-    body = {"the sum of": "sum({})", "the larger of": "max({})", "the smaller of": "min({})", "the largest of": "max({})", "the smallest of": "min({})",
+    body = {"the sum of": "sum({})", "the larger of": "max({})", "the smaller of": "min({})", "the largest of": "max({})",
+            "the smallest of": "min({})",
             "the length of": "len({})", "the first of": "{}[0]", "the last of": "{}[-1]"}
     if wanted.endswith("in order"):
         code = f"sorted({parameters})"
