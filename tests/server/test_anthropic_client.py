@@ -135,7 +135,7 @@ def test_counting_and_models(client: Any, live: Live) -> None:
 ])
 def test_errors(client: Any, fields: dict, error: type, status: int, said: str) -> None:
     with pytest.raises(error) as e:
-        client.messages.create(**{"model": "small", "messages": USER, "max_tokens": 5, "extra_body": fields})
+        client.messages.create(model="small", messages=USER, max_tokens=5, extra_body=fields)
     body = e.value.response.json()
     assert e.value.status_code == status and body["type"] == "error" and body["request_id"] and said in body["error"]["message"]
     assert body["error"]["type"] == "invalid_request_error"

@@ -1,4 +1,5 @@
 """The completion parser's promises: any cutting gives the same events, no markup shows, nothing is lost, calls survive."""
+import copy
 import json
 import random
 import re
@@ -113,12 +114,14 @@ def test_well_formed_completions_give_no_notice_and_can_be_cut_anywhere(case):
 @pytest.mark.check
 @pytest.mark.parametrize(("name", "mode", "text", "calls"), CASES, ids=[case[0] for case in CASES])
 def test_every_cut_in_two_and_every_size_of_piece(name, mode, text, calls):
-    """Of all completions, malformed ones too. One character at a time is the size 1."""
-    whole = events_of([text], mode)
+    """Of all completions, malformed ones too. At each place the rest also comes at once after all before it came one by one."""
+    whole, one_by_one, before = events_of([text], mode), CompletionParser(mode), []
     for at in range(len(text) + 1):
         assert events_of([text[:at], text[at:]], mode) == whole
-        assert events_of([*text[:at], text[at:]], mode) == whole  # what was read one by one, then the rest at once
-    for size in range(1, len(text) + 1):
+        fork = copy.deepcopy(one_by_one)
+        assert merge_events([*before, *fork.feed(text[at:]), *fork.finish()]) == whole
+        before = merge_events([*before, *one_by_one.feed(text[at : at + 1])])
+    for size in range(1, 33):
         assert events_of([text[i : i + size] for i in range(0, len(text), size)], mode) == whole
 
 
