@@ -20,12 +20,14 @@ from .engine import Engine, Request, Sampling
 from .errors import UserError
 from .model import Transformer, kernel_rows
 from .ops import DTYPES
+from .plan.packed import packed_size, resident_experts
 from .text import StopStrings, StreamDecoder, Tokenizer, encode_parts, parse_completion
 
 _TORCH_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items() if name != "official"}
 
 
-def load(path: str | Path, *, device: str | None = None, precision: str | None = None, kernels: str = "auto", progress: Any = None,
+def load(path: str | Path, *, device: str | None = None, precision: str | None = None, kernels: str = "auto",
+         weights_budget: int | None = None, progress: Any = None, say: Callable[[str], None] = lambda line: None,
          make_engine: Callable[[Transformer], Engine] = Engine) -> Session:
     """Opens a model for generation.
 
@@ -35,11 +37,13 @@ def load(path: str | Path, *, device: str | None = None, precision: str | None =
         precision: "fp32", "bf16", "fp16" (or torch's names), or "official": the published FP8, FP4 and BF16 formats throughout. bf16
             where the device has it, else fp32, unless given.
         kernels: "auto" (the fastest that cover device and precision), "reference", or an instruction set of the native ones.
-        progress: called with (done, total) bytes while weights are read.
+        weights_budget: bytes that weights may take in memory; a larger model keeps its most used experts there and reads the others when a
+            token is routed to them, slowly. Native kernels only.
+        progress: called with (done, total) bytes while weights are read.  say: told, a line at a time, what a user should know.
         make_engine: the model → the engine that runs it, for other options than Engine's defaults.
 
     Raises:
-        UserError: no model there, a damaged file, an unknown device, precision or choice of kernels.
+        UserError: no model there, a damaged file, an unknown device, precision or choice of kernels, a budget that is too small.
     """
     folder = model_folder(path)
     where = choose_device(device)
@@ -51,9 +55,25 @@ def load(path: str | Path, *, device: str | None = None, precision: str | None =
     tokenizer = Tokenizer.load(folder if (folder / "tokenizer.json").exists() else folder.parent.parent)
     rows = kernel_rows(checkpoint.config, where, precision, kernels)
     formats = checkpoint.formats(official=precision == "official")
-    model = Transformer(checkpoint.config, dtype=DTYPES[precision], precision=precision, device=where, rows=rows, formats=formats)
+    resident = None
+    if weights_budget is not None:
+        resident = _resident(checkpoint.config, weights_budget, formats, packed=any(row.packer for row in rows), say=say)
+    model = Transformer(checkpoint.config, dtype=DTYPES[precision], precision=precision, device=where, rows=rows, formats=formats,
+                        resident=resident)
     checkpoint.load_into(model.tensors(), progress, formats=formats)
     return Session(make_engine(model), tokenizer)
+
+
+def _resident(config: ModelConfig, budget: int, formats: Mapping[str, str], *, packed: bool, say: Callable[[str], None]) -> int | None:
+    """Experts of a layer that stay in memory under a budget; None for all."""
+    if not packed:
+        raise UserError("weights_budget", budget, "needs the native kernels (a CPU, in bf16 or official)", "build them: fathom doctor --build")
+    count = resident_experts(config, budget, formats)
+    if count is not None:
+        total = packed_size(config, formats).total
+        say(f"weights of {total / 1e9:.1f} GB exceed the budget of {budget / 1e9:.1f} GB: {count} of {config.n_routed_experts} experts of each layer "
+            "stay in memory, the others are read as they are needed, which is slow")
+    return count
 
 
 def model_folder(path: str | Path) -> Path:

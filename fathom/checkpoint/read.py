@@ -128,19 +128,26 @@ class Checkpoint:
                             "put the real routing table into the checkpoint (a freshly built transformers model has zeros)")
 
     def _fill(self, param: Param, target: Any, format: str | None = None) -> None:
-        for i, name in enumerate(param.tensor_names()):
-            part = target[i] if param.experts else target
-            raw = getattr(part, "format", None)  # packed weights that hold FP8 or FP4 take it as it is
-            for start, stop, piece in self.stored(name).pieces():
-                if format is not None:
-                    piece = transcode(piece, cast(Any, format))[0]
-                if raw is not None and raw == piece.quantised:
-                    part[start:stop].take(piece.weight, piece.scale)
-                else:
-                    part[start:stop].copy_(piece.values(part.dtype))
-            self.release(name)
+        names = param.tensor_names()
+        if hasattr(target, "attach"):  # experts that are read when they are needed
+            target.attach(lambda expert, part: self._pour(names[expert], part, format))
+            return
+        for i, name in enumerate(names):
+            self._pour(name, target[i] if param.experts else target, format)
         if param.storage == "int64":
             self.check_routing(param, target)
+
+    def _pour(self, name: str, part: Any, format: str | None) -> None:
+        """A published tensor into `part`; packed weights that hold its format take it as it is."""
+        raw = getattr(part, "format", None)
+        for start, stop, piece in self.stored(name).pieces():
+            if format is not None:
+                piece = transcode(piece, cast(Any, format))[0]
+            if raw is not None and raw == piece.quantised:
+                part[start:stop].take(piece.weight, piece.scale)
+            else:
+                part[start:stop].copy_(piece.values(part.dtype))
+        self.release(name)
 
     def _position(self, param: Param) -> tuple[str, int]:
         place = self._places[param.tensor_names()[0]]

@@ -52,6 +52,7 @@ class Transformer(nn.Module):
         precision: "official" computes in the published number formats (in bf16 otherwise); what compute_dtype says unless given.
         device: where the (uninitialised) parameters are made; "meta" makes none.
         formats: "fp8" or "fp4" for weights (by name) that kernels with a layout of their own should hold in that format.
+        resident: routed experts of a layer that such kernels keep in memory; all unless given.
         rows: faster kernels to prefer (see ops.table). Kernels with a weight layout of their own make a model for inference only.
 
     Use `init_weights` for a new model or load a checkpoint into `tensors()`.
@@ -59,7 +60,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype = torch.float32, compute_dtype: torch.dtype | None = None,
                  precision: str | None = None, device: torch.device | str | None = None, rows: tuple[Row, ...] = (),
-                 formats: Mapping[str, str] | None = None) -> None:
+                 formats: Mapping[str, str] | None = None, resident: int | None = None) -> None:
         super().__init__()
         self.config, self.dtype, self.compute_dtype, self.rows = config, dtype, compute_dtype or dtype, rows
         self.precision = precision or _PRECISION[self.compute_dtype]
@@ -67,7 +68,8 @@ class Transformer(nn.Module):
         if self.precision == "official":
             self.rows += tuple(official_rows(config.head_dim, config.qk_rope_head_dim))
         packer = select(torch.device(device or "cpu").type, self.precision, training=False, rows=self.rows)[0].packer
-        build = Builder(config, dtype, device, packer(formats or {}) if packer else None)
+        self.packer = packer(formats or {}, resident) if packer else None
+        build = Builder(config, dtype, device, self.packer)
         self.embed = build.weight("embed")
         self.layers = nn.ModuleList(Block(config, i, f"layers.{i}", build) for i in range(config.num_hidden_layers))
         for part in ("fn", "base", "scale"):

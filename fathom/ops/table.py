@@ -29,8 +29,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 class Kernels:
     """One callable per operator; signatures and contracts are the reference functions'.
 
-    packer: given weights' formats by name, makes what holds them in these kernels' own layout (ops/native/packed.py); None where weights
-        are plain tensors.
+    packer: given weights' formats by name and how many experts of a layer fit, makes what holds them in these kernels' own layout
+        (ops/native/bank.py); None where weights are plain tensors.
     """
 
     attend: Callable[..., Tensor] = reference.attend
@@ -54,7 +54,7 @@ class Kernels:
     rms_norm: Callable[..., Tensor] = reference.rms_norm
     rope: Callable[..., Tensor] = reference.rope
     route: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.route
-    packer: Callable[[Mapping[str, str]], Any] | None = None
+    packer: Callable[[Mapping[str, str], int | None], Any] | None = None
 
 
 OPERATORS: tuple[str, ...] = tuple(name for name in Kernels.__dataclass_fields__ if name != "packer")
@@ -71,7 +71,7 @@ class Row:
     source: str
     kernel: Callable | None
     reason: str
-    packer: Callable[[Mapping[str, str]], Any] | None = None
+    packer: Callable[[Mapping[str, str], int | None], Any] | None = None
 
 
 def reference_rows() -> list[Row]:

@@ -1,7 +1,10 @@
 """Numbers as people read them: 284.33 B parameters, 5.28 GB, 3.2 ms. Decimal prefixes throughout; a GiB never appears."""
 from __future__ import annotations
 
+import re
 from decimal import Decimal
+
+from ..errors import UserError
 
 _COUNT = (("", 1.0), ("K", 1e3), ("M", 1e6), ("B", 1e9))
 _SI = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15), ("E", 1e18), ("Z", 1e21), ("Y", 1e24))
@@ -23,6 +26,18 @@ def tokens_text(value: float) -> str:
 def bytes_text(value: float) -> str:
     """A number of bytes: 3.20 TB, 584 B."""
     return _scaled(value, _SI, 2, "B")
+
+
+def parse_bytes(text: str, field: str) -> int:
+    """Bytes from text as people write it: 4GB, 1.5 TB, 800M, 123.
+
+    Raises:
+        UserError: naming the field, when it isn't that.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)[bB]?\s*", text)
+    if match is None:
+        raise UserError(field, text, "a number of bytes such as 4GB or 800MB")
+    return int(float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]])
 
 
 def flops_text(value: float) -> str:

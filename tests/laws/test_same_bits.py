@@ -9,8 +9,8 @@ import torch
 
 from fathom.config import parameters
 from fathom.model import Batch, Run, State, Transformer
+from fathom.ops.native.bank import Packer
 from fathom.ops.native.kernels import OPERATORS, Official
-from fathom.ops.native.packed import Packer
 from fathom.ops.table import Row
 from tests.ops.native_isas import ALL, native
 from tests.oracle import randomise, tiny_config

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fathom.config.formats import packed_bytes
 from fathom.ops import Entries, Places, Runs, Spans, reference
+from fathom.ops.native.bank import Packer
 from fathom.ops.native.kernels import OPERATORS, Native, Official
-from fathom.ops.native.packed import Grouped, Packed, Packer, Split
+from fathom.ops.native.packed import Grouped, Packed, Split
 from fathom.ops.reference import official
 from fathom.quant import decode_fp4, decode_fp8, encode_entries, encode_fp4, encode_fp8, encode_index_keys
 from tests.ops.native_isas import ALL, native

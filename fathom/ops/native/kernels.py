@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..spans import Entries, History, Spans
 from ..table import Row
+from .bank import Experts, Packer
 from .library import load
-from .packed import Experts, Grouped, Packed, Packer, Split
+from .packed import Grouped, Packed, Split
 
 WIDEST = 1024  # values of a key at most (src/products.h)
 MOST_STREAMS = 8  # src/mhc.h
@@ -50,6 +51,7 @@ class Native:
 
     def __init__(self, ext: Any) -> None:
         self.ext = ext
+        self._rows = torch.empty(0, dtype=torch.bfloat16)  # of `experts`; kept, since fresh memory costs more than the sums over it
 
     def encode_entries(self, x: Tensor) -> Tensor:
         """[n, C], as it is."""
@@ -87,7 +89,13 @@ class Native:
                 limit: float) -> Tensor:
         """[T, D] → [T, D]; all matrices are those of one bank."""
         bank = w1.bank
-        return self.ext.experts(x, weights, chosen, bank.pointers, bank.width, bank.codes[0], bank.codes[1], limit, self.official)
+        size = x.shape[0] * (chosen.shape[1] + 1) * x.shape[1]
+        if self._rows.numel() < size:
+            self._rows = torch.empty(size, dtype=torch.bfloat16)
+        rows = self._rows[:size].view(x.shape[0], -1, x.shape[1])
+        for active in bank.turns(chosen):
+            self.ext.experts(x, weights, chosen, bank.pointers, bank.width, bank.codes[0], bank.codes[1], limit, self.official, active, rows)
+        return self.ext.experts_sum(rows)
 
     def route(self, logits: Tensor, *, bias: Tensor | None, chosen: Tensor | None, top_k: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, weights, experts."""

@@ -5,13 +5,9 @@ checkpoint streams into it and the plain layout is never held. The layout is des
 rows, pairs of columns side by side, [panels, K/2, 16, 2] with K a multiple of 32. FP8 and FP4 weights keep that order, with their
 scales beside them; they take what a file holds as it is (`take`), since the kernels decode them exactly.
 
-A model's routed and shared experts of one layer form a `Bank`; w1 and w3 share its first matrix, their panels alternating, so that one
-pass makes gate and up of the same values. Stream mixers (mHC's fn, fp32) are split into two bf16 parts, 16 significant bits in all.
+Stream mixers (mHC's fn, fp32) are split into two bf16 parts, 16 significant bits in all. Experts are in bank.py.
 """
 from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -185,126 +181,6 @@ class Split:
         high = values.bfloat16()
         self.packed.write(first, high)
         self.packed.write(self.rows + first, (values - high.float()).bfloat16())
-
-
-class Bank:
-    """All experts of one layer: E routed in one format, then the shared one in its own.
-
-    Attributes:
-        gate_up, down: data and scales of the routed experts, [E, …]; gate_up has panels of w1 and w3 in turn.  shared: likewise, [1, …].
-        pointers: [E + 1, 4] int64 addresses: gate_up, its scales (0 without), down, its scales.  codes: formats of routed and shared.
-    """
-
-    def __init__(self, experts: int, width: int, hidden: int, routed: str | None, shared: str | None) -> None:
-        self.experts, self.width, self.hidden, self.kinds = experts, width, hidden, (routed, shared)
-        self.codes = CODES[routed], CODES[shared]
-        self._parts = [(self._pair(experts, width, hidden, routed, 2), self._pair(experts, hidden, width, routed, 1)),
-                       (self._pair(1, width, hidden, shared, 2), self._pair(1, hidden, width, shared, 1))]
-        rows = []
-        for e in range(experts + 1):
-            of_all, i = (self._parts[0], e) if e < experts else (self._parts[1], 0)
-            rows.append([0 if t is None else t[i].data_ptr() for pair in of_all for t in pair])
-        self.pointers = torch.tensor(rows)
-
-    @staticmethod
-    def _pair(count: int, rows: int, columns: int, format: str | None, times: int) -> tuple[Tensor, Tensor | None]:
-        data, scale = empty(rows, columns, format)
-        return tuple(None if t is None else torch.zeros(count, times * t.shape[0], *t.shape[1:], dtype=t.dtype) for t in (data, scale))  # type: ignore[return-value]
-
-    @property
-    def nbytes(self) -> int:
-        """Allocated bytes of all experts."""
-        return sum(t.nbytes for parts in self._parts for pair in parts for t in pair if t is not None)
-
-    def matrix(self, which: str, expert: int) -> Packed:
-        """w1, w2 or w3 of one expert."""
-        routed = expert < self.experts
-        up, down = self._parts[not routed]
-        e, kind = (expert, self.kinds[0]) if routed else (0, self.kinds[1])
-        if which == "w2":
-            return Packed(self.hidden, self.width, kind, down[0][e], None if down[1] is None else down[1][e])
-        first = {"w1": 0, "w3": 1}[which]
-        return Packed(self.width, self.hidden, kind, up[0][e, first::2], None if up[1] is None else up[1][e, first::2])
-
-
-class Experts:
-    """The routed experts' w1, w2 or w3: experts by number, each written like a matrix."""
-
-    def __init__(self, bank: Bank, which: str) -> None:
-        self.bank, self.which = bank, which
-        self.shape = (bank.experts, *bank.matrix(which, 0).shape)
-
-    dtype, element_size, detach = Packed.dtype, Packed.element_size, Packed.detach
-
-    def __len__(self) -> int:
-        return self.bank.experts
-
-    def __getitem__(self, expert: int) -> Packed:
-        if not 0 <= expert < self.bank.experts:
-            raise IndexError(expert)
-        return self.bank.matrix(self.which, expert)
-
-    @property
-    def nbytes(self) -> int:
-        """Allocated bytes."""
-        return sum(matrix.nbytes for matrix in self)
-
-    def numel(self) -> int:
-        """Values of all experts' matrices."""
-        return self.shape[0] * self.shape[1] * self.shape[2]
-
-    def copy_(self, values: Tensor) -> None:
-        """Packs all experts from [E, rows, columns]."""
-        for expert, matrix in enumerate(values):
-            self[expert].copy_(matrix)
-
-
-class Shared(Packed):
-    """The shared expert's w1, w2 or w3: the last of its bank."""
-
-    def __init__(self, bank: Bank, which: str) -> None:
-        matrix = bank.matrix(which, bank.experts)
-        super().__init__(matrix.rows, matrix.columns, matrix.format, matrix.data, matrix.scale)
-        self.bank = bank
-
-
-class Packer:
-    """Makes the packed weights of one model, by the roles that the table of parameters gives them.
-
-    Args:
-        formats: "fp8" or "fp4" for weights that should be held so, by name. A bank is held so if all of its routed (or shared) matrices
-            should be, in the same format.
-    """
-
-    def __init__(self, formats: Mapping[str, str]) -> None:
-        self.formats = formats
-        self._banks: dict[str, Bank] = {}
-
-    def place(self, name: str, role: str, shape: tuple[int, ...], groups: int) -> Any:
-        """What stands for the parameter `name` in the model.
-
-        Args:
-            role: see config.params.Param.  shape: of the plain parameter.  groups: independent blocks of a grouped matrix.
-        """
-        if role == "matrix":
-            return Packed(*shape, self.formats.get(name))
-        if role == "grouped":
-            return Grouped(*shape, groups)
-        if role == "streams":
-            return Split(*shape)
-        layer, which = name.partition(".experts." if role == "expert" else ".shared_experts.")[::2]
-        if layer not in self._banks:
-            assert role == "expert", "the routed experts come first in the table"
-            width, hidden = shape[1:] if which != "w2" else shape[:0:-1]
-            routed = self._common(f"{layer}.experts.{w}" for w in ("w1", "w2", "w3"))
-            shared = self._common(f"{layer}.shared_experts.{w}.weight" for w in ("w1", "w2", "w3"))
-            self._banks[layer] = Bank(shape[0], width, hidden, routed, shared)
-        bank = self._banks[layer]
-        return Experts(bank, which) if role == "expert" else Shared(bank, which.removesuffix(".weight"))
-
-    def _common(self, names: Iterable[str]) -> str | None:
-        kinds = {self.formats.get(name) for name in names}
-        return kinds.pop() if len(kinds) == 1 else None
 
 
 def empty(rows: int, columns: int, format: str | None) -> tuple[Tensor, Tensor | None]:

@@ -177,21 +177,29 @@ FATHOM_METHOD(linear_grouped, 6) {
 }
 
 // x [T, D], weights, chosen [T, K], pointers [E + 1, 4] int64 (gate_up data, scale, down data, scale; the shared expert last), I,
-// formats of routed and shared experts, limit, official → [T, D]
-FATHOM_METHOD(experts, 9) {
+// formats of routed and shared experts, limit, official, active [E + 1] uint8 or None (all), rows [T, K + 1, D]: changed in place
+FATHOM_METHOD(experts, 11) {
     const Tensor& x = tensor(a[0], at::kBFloat16);
     const Tensor& chosen = tensor(a[2], at::kLong);
     const Tensor& pointers = tensor(a[3], at::kLong);
+    const Tensor& rows = tensor(a[10], at::kBFloat16);
     int64_t T = x.size(0), D = x.size(1), K = chosen.size(1), E = pointers.size(0) - 1, I = number(a[4]);
-    require(chosen.size(0) == T && tensor(a[1], at::kFloat).numel() == T * K && pointers.size(1) == 4, "shapes that don't belong together");
+    require(chosen.size(0) == T && tensor(a[1], at::kFloat).numel() == T * K && pointers.size(1) == 4 && rows.numel() == T * (K + 1) * D,
+            "shapes that don't belong together");
     const int64_t* at_ = (const int64_t*)pointers.const_data_ptr();
+    std::vector<uint8_t> every(E + 1, 1);
+    const uint8_t* active = every.data();
+    if (a[9] != Py_None) {
+        require(tensor(a[9], at::kByte).numel() == E + 1, "active is [E + 1]");
+        active = (const uint8_t*)tensor(a[9], at::kByte).const_data_ptr();
+    }
     std::vector<Weight> up(E + 1), down(E + 1);
     for (int64_t e = 0; e <= E; e++) {
         auto format = (fathom::Format)number(a[e == E ? 6 : 5]);
+        require(!active[e] || (at_[4 * e] && at_[4 * e + 2]), "an active expert without weights");
         up[e] = {(const void*)at_[4 * e], (const uint8_t*)at_[4 * e + 1], 2 * ((I + 15) / 16 * 16), D, format};
         down[e] = {(const void*)at_[4 * e + 2], (const uint8_t*)at_[4 * e + 3], D, I, format};
     }
-    Tensor y = make({T, D}, at::kBFloat16);
     const int64_t* list = (const int64_t*)chosen.const_data_ptr();
     for (int64_t i = 0; i < T * K; i++) require(list[i] >= 0 && list[i] < E, "an expert that doesn't exist");
     float limit = (float)real(a[7]);
@@ -199,8 +207,17 @@ FATHOM_METHOD(experts, 9) {
     const float* weights = fp32(a[1]);
     {
         Unlocked unlocked(T * K * D * I * 3);
-        k.experts((const uint16_t*)x.const_data_ptr(), T, D, I, weights, list, K, E, up.data(), down.data(), limit, official, (uint16_t*)y.data_ptr());
+        k.experts((const uint16_t*)x.const_data_ptr(), T, D, I, weights, list, K, E, up.data(), down.data(), active, limit, official,
+                  (uint16_t*)rows.data_ptr());
     }
+    Py_RETURN_NONE;
+}
+
+// rows [T, K + 1, D] → [T, D]
+FATHOM_METHOD(experts_sum, 1) {
+    const Tensor& rows = tensor(a[0], at::kBFloat16);
+    Tensor y = make({rows.size(0), rows.size(2)}, at::kBFloat16);
+    k.experts_sum((const uint16_t*)rows.const_data_ptr(), rows.size(0), rows.size(1), rows.size(2), (uint16_t*)y.data_ptr());
     return THPVariable_Wrap(y);
 }
 
@@ -411,7 +428,7 @@ FATHOM_METHOD(index_queries, 1) {
 
 PyMethodDef methods[] = {
 #define FATHOM_ENTRY(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, nullptr}
-    FATHOM_ENTRY(linear), FATHOM_ENTRY(linear_pair), FATHOM_ENTRY(linear_grouped), FATHOM_ENTRY(experts), FATHOM_ENTRY(route), FATHOM_ENTRY(rms_norm), FATHOM_ENTRY(norm_rope), FATHOM_ENTRY(mhc_mix),
+    FATHOM_ENTRY(linear), FATHOM_ENTRY(linear_pair), FATHOM_ENTRY(linear_grouped), FATHOM_ENTRY(experts), FATHOM_ENTRY(experts_sum), FATHOM_ENTRY(route), FATHOM_ENTRY(rms_norm), FATHOM_ENTRY(norm_rope), FATHOM_ENTRY(mhc_mix),
     FATHOM_ENTRY(mhc_expand), FATHOM_ENTRY(remember), FATHOM_ENTRY(compress), FATHOM_ENTRY(index_topk), FATHOM_ENTRY(attend),
     FATHOM_ENTRY(quantise), FATHOM_ENTRY(encode_entries), FATHOM_ENTRY(encode_keys), FATHOM_ENTRY(index_queries),
     {nullptr, nullptr, 0, nullptr}};

@@ -4,6 +4,8 @@
 // one expert's tokens through both of its matrices, so the activations never leave the cache. With few, all experts' panels are
 // shared out instead, first those of gate and up, then those of down, so that every thread streams its share of the weights.
 // Either way a token's output is the same: rounded rows of its experts, summed in fp32 in the order of its choices, the shared one last.
+// The rows go to a buffer of the caller's and the sum is a step of its own, so that a model larger than memory can do its experts a few
+// at a time.
 //
 // Source: SPEC section 2, MoE.
 #pragma once
@@ -30,21 +32,22 @@ struct Places {  // choices of all tokens, expert by expert
     int64_t* slot;    // [rows] which of the token's choices
 };
 
-// Fills `places` for E routed experts and the shared one.
-static void arrange(const int64_t* chosen, int64_t T, int64_t K, int64_t E, Places& places) {
+// Fills `places` for E routed experts and the shared one, as far as they are active.
+static void arrange(const int64_t* chosen, int64_t T, int64_t K, int64_t E, const uint8_t* active, Places& places) {
     for (int64_t e = 0; e < E + 2; e++) places.first[e] = 0;
-    for (int64_t i = 0; i < T * K; i++) places.first[chosen[i] + 1]++;
-    places.first[E + 1] = T;
+    for (int64_t i = 0; i < T * K; i++) places.first[chosen[i] + 1] += active[chosen[i]];
+    places.first[E + 1] = active[E] ? T : 0;
     for (int64_t e = 0; e <= E; e++) places.first[e + 1] += places.first[e];
     int64_t* next = places.first;
     for (int64_t t = 0; t < T; t++)
-        for (int64_t k = 0; k < K; k++) {
-            int64_t row = next[chosen[t * K + k]]++;
-            places.token[row] = t, places.slot[row] = k;
-        }
+        for (int64_t k = 0; k < K; k++)
+            if (active[chosen[t * K + k]]) {
+                int64_t row = next[chosen[t * K + k]]++;
+                places.token[row] = t, places.slot[row] = k;
+            }
     for (int64_t e = E; e > 0; e--) next[e] = next[e - 1];  // the ends have become the next one's beginnings
     next[0] = 0;
-    for (int64_t t = 0; t < T; t++) places.token[T * K + t] = t, places.slot[T * K + t] = K;
+    for (int64_t row = next[E], t = 0; row < next[E + 1]; row++, t++) places.token[row] = t, places.slot[row] = K;
 }
 
 constexpr int JOB = 8;  // blocks of rows of one job
@@ -67,7 +70,7 @@ struct Experts {
     float limit;
     bool official;  // activations are rounded to E4M3 before either product
     Places places;
-    bf16* y;  // [T·(K + 1), D]
+    bf16* y;  // [T, K + 1, D]
 
     float weight(int64_t row) const { return places.slot[row] == K ? 1.f : weights[places.token[row] * K + places.slot[row]]; }
 
@@ -151,21 +154,23 @@ struct Experts {
 };
 
 static void experts(const bf16* x, int64_t T, int64_t D, int64_t I, const float* weights, const int64_t* chosen, int64_t K, int64_t E,
-                    const Weight* gate_up, const Weight* down, float limit, bool official, bf16* y) {
-    int64_t rows = T * (K + 1);
-    Experts job{x, T, D, I, K, E, weights, gate_up, down, limit, official, {}, nullptr};
-    int64_t* numbers = (int64_t*)fathom_scratch(CALL, (E + 2 + 2 * rows) * sizeof(int64_t) + rows * D * sizeof(bf16));
-    job.places = {numbers, numbers + E + 2, numbers + E + 2 + rows};
-    job.y = (bf16*)(numbers + E + 2 + 2 * rows);
-    arrange(chosen, T, K, E, job.places);
+                    const Weight* gate_up, const Weight* down, const uint8_t* active, float limit, bool official, bf16* rows) {
+    int64_t most = T * (K + 1);
+    Experts job{x, T, D, I, K, E, weights, gate_up, down, limit, official, {}, rows};
+    int64_t* numbers = (int64_t*)fathom_scratch(CALL, (E + 2 + 2 * most) * sizeof(int64_t));
+    job.places = {numbers, numbers + E + 2, numbers + E + 2 + most};
+    arrange(chosen, T, K, E, active, job.places);
     int threads = omp_get_max_threads();
     if (T <= ROWS) job.by_panels(threads);
     else job.by_rows(threads);
-#pragma omp parallel for num_threads(threads) schedule(static) if (T * D * (K + 1) > 1 << 15)
+}
+
+static void experts_sum(const bf16* rows, int64_t T, int64_t count, int64_t D, bf16* y) {
+#pragma omp parallel for schedule(static) if (T * D * count > 1 << 15)
     for (int64_t t = 0; t < T; t++)
         for (int64_t d = 0; d < D; d += LANES) {
             vf total = vf{};
-            for (int64_t k = 0; k <= K; k++) total += load_some(job.y + (t * (K + 1) + k) * D + d, D - d);
+            for (int64_t k = 0; k < count; k++) total += load_some(rows + (t * count + k) * D + d, D - d);
             store_some(y + t * D + d, total, D - d);
         }
 }

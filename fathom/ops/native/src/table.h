@@ -37,10 +37,14 @@ struct Table {
     // y [T, rows] = x [T, columns] · wᵀ, rounded to bf16 or left in fp32.
     void (*linear)(const uint16_t* x, int64_t x_stride, int64_t T, Weight w, void* y, int64_t y_stride, bool fp32);
 
-    // Routed experts and the shared one. gate_up [E + 1] and down [E + 1] hold one Weight an expert, the shared one last; gate_up
-    // alternates panels of w1 and w3. official: activations are rounded to E4M3 before each product. y [T, D].
+    // Routed experts and the shared one, of which those with active[e] are done: their outputs go to rows [T, K + 1, D], the shared
+    // one's last. gate_up [E + 1] and down [E + 1] hold one Weight an expert, the shared one last; gate_up alternates panels of w1 and
+    // w3. official: activations are rounded to E4M3 before each product.
     void (*experts)(const uint16_t* x, int64_t T, int64_t D, int64_t I, const float* weights, const int64_t* chosen, int64_t K, int64_t E,
-                    const Weight* gate_up, const Weight* down, float limit, bool official, uint16_t* y);
+                    const Weight* gate_up, const Weight* down, const uint8_t* active, float limit, bool official, uint16_t* rows);
+
+    // y [T, D] = sums of rows [T, count, D], in fp32 and in order.
+    void (*experts_sum)(const uint16_t* rows, int64_t T, int64_t count, int64_t D, uint16_t* y);
 
     void (*route)(const float* logits, int64_t T, int64_t E, const float* bias, const int64_t* given, int64_t K, float factor, float* scores,
                   float* weights, int64_t* chosen);
