@@ -72,6 +72,7 @@ def _generate(app: typer.Typer) -> None:
         dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; bfloat16 where the device has it.")] = None,
         device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
         kernels: Annotated[str, typer.Option(help="auto, reference, or one of amx, avx512, avx2, portable.")] = "auto",
+        weights_budget: Annotated[str | None, typer.Option(help="Memory for weights, such as 4GB; a larger model reads experts as needed.")] = None,
         bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put the begin-of-sentence token in front.")] = True,
         quiet: Annotated[bool, typer.Option("--quiet", help="Print the continuation alone.")] = False,
     ) -> None:
@@ -84,7 +85,7 @@ def _generate(app: typer.Typer) -> None:
           fathom generate --model runs/demo --temperature 0 --max-tokens 64 --stop "\\n\\n" "class Stack:"
         """
         text = sys.stdin.read() if prompt == "-" else prompt
-        session = _load(model, device, dtype, quiet, kernels)
+        session = _load(model, device, dtype, quiet, kernels, weights_budget)
         if not quiet:
             print(text, end="", flush=True)
         for piece in session.stream(text, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed,
@@ -93,15 +94,19 @@ def _generate(app: typer.Typer) -> None:
         print()
 
 
-def _load(folder: Path, device: str, precision: str | None, quiet: bool, kernels: str = "auto") -> Any:
+def _load(folder: Path, device: str, precision: str | None, quiet: bool, kernels: str = "auto", weights_budget: str | None = None) -> Any:
     """A session, with a progress bar while a large model is read."""
     from rich.progress import Progress
 
+    from .plan.units import parse_bytes
     from .session import load
 
+    budget = None if weights_budget is None else parse_bytes(weights_budget, "weights-budget")
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(f"loading {folder}", total=None)
-        return load(folder, device=device, precision=precision, kernels=kernels, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        return load(folder, device=device, precision=precision, kernels=kernels, weights_budget=budget,
+                    say=lambda line: bar.console.print(line, highlight=False),
+                    progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _train(app: typer.Typer, verb: str) -> None:
@@ -195,6 +200,14 @@ def _doctor(app: typer.Typer) -> None:
             show(found, Console())
 
 
+def _serve(app: typer.Typer) -> None:
+    try:
+        from .server.command import serve_command
+    except ModuleNotFoundError as missing:
+        raise _without_extra("serve", "serve", missing) from None
+    app.command("serve")(serve_command(lambda: os.environ.get("FATHOM_DATABASE")))
+
+
 def _chat(app: typer.Typer) -> None:
     from .chat.command import HELP, chat_command
 
@@ -231,6 +244,7 @@ VERBS: dict[str, tuple[str, Callable[[typer.Typer], None]]] = {
     "convert": ("rewrite a checkpoint in another precision", _convert),
     "eval": ("score a model or an endpoint with the YZ Index", _eval),
     "chat": ("talk to a model, served or on this machine", _chat),
+    "serve": ("serve a model: the official API, and a page to talk to it", _serve),
     "keys": ("make, limit and revoke API keys; give their accounts money", _keys),
     "bill": ("what the keys used and what it costs", lambda app: _bills(app, "bill")),
     "price": ("the same traffic at other prices", lambda app: _bills(app, "price")),
