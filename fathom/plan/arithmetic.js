@@ -177,19 +177,29 @@ const Plan = (() => {
     return out;
   }
 
+  // What fits but is slow comes before what doesn't fit
+  const nearer = (a, b) => !b || (a.reason === "memory") - (b.reason === "memory") < 0
+    || ((a.reason === "memory") === (b.reason === "memory") && a.missing < b.missing);
+
+  // The prediction and its costs, or the first reason why it is no option and by how much.
+  function judge(p, chip, layout, load, limits, wishes) {
+    const short = sum(Object.values(memory(p, chip, layout, load, limits.chunk))) - chip.memory * chip.efficiency.usable;
+    if (short > 0) return { reason: "memory", missing: short };
+    const prediction = predict(p, chip, layout, load, limits.chunk), rate = 1 / prediction.token_time;
+    if (rate < wishes.speed) return { reason: "speed", missing: wishes.speed - rate };
+    if (prediction.first_token > wishes.wait) return { reason: "wait", missing: prediction.first_token - wishes.wait };
+    return { prediction, costs: costs(prediction, chip, layout, load) };
+  }
+
   // Cheapest layout of each device count in order of cost, and the nearest miss of every count that has none.
-  function search(p, chip, load, limits, counts) {
+  function search(p, chip, load, limits, counts, wishes = { speed: 0, wait: Infinity }) {
     const options = [], rejected = [];
     for (const count of counts) {
       let best = null, miss = null;
       for (const layout of layouts(p, chip, count, limits, load.users)) {
-        const short = sum(Object.values(memory(p, chip, layout, load, limits.chunk))) - chip.memory * chip.efficiency.usable;
-        if (short > 0) {
-          if (!miss || short < miss.missing) miss = { devices: count, layout, missing: short };
-          continue;
-        }
-        const prediction = predict(p, chip, layout, load, limits.chunk), cost = costs(prediction, chip, layout, load);
-        if (!best || cost.request < best.costs.request) best = { devices: count, layout, prediction, costs: cost };
+        const found = { devices: count, layout, ...judge(p, chip, layout, load, limits, wishes) };
+        if (found.reason) miss = nearer(found, miss) ? found : miss;
+        else if (!best || found.costs.request < best.costs.request) best = found;
       }
       if (best) options.push(best);
       else if (miss) rejected.push(miss);
@@ -198,7 +208,7 @@ const Plan = (() => {
     return { options, rejected };
   }
 
-  return { visibleSum, memory, predict, costs, breakEven, layouts, search, devicesOf };
+  return { visibleSum, memory, predict, costs, breakEven, layouts, search, nearer, devicesOf };
 })();
 
 if (typeof module !== "undefined") module.exports = Plan;

@@ -177,12 +177,13 @@ def _serving(config: ModelConfig, name: str, precision: str, known: dict[str, Ch
     devices = s.get("devices")
     load = Load(s.get("context") or min(DEFAULT_CONTEXT, config.max_position_embeddings), s["users"], s["answer"], s["hit"])
     prices, today = load_prices(s.get("prices") or ()), datetime.now(UTC).date()
-    plan = plan_serving(config, load, chips, precision=precision, devices=devices, wishes=Wishes(s["speed"], s["wait"]))
+    wishes = Wishes(s["speed"], s["wait"])
+    plan = plan_serving(config, load, chips, precision=precision, devices=devices, wishes=wishes)
     if "html" in s:
-        page = plan_page(config, name, load, known, chips[0].id, precision=precision, devices=devices, prices=prices, day=today)
+        page = plan_page(config, name, load, known, chips[0].id, precision=precision, devices=devices, wishes=wishes, prices=prices, day=today)
         _write("html", s["html"], page)
     if "plot" in s:
-        cost_plot(s["plot"], config, name, load, chips, precision=precision, devices=devices, prices=prices, day=today)
+        cost_plot(s["plot"], config, name, load, chips, precision=precision, devices=devices, prices=prices, day=today, wishes=wishes)
     if not plan.options:
         raise nothing_fits(config, name, plan, chips, devices)
     rows = [prices.at(m, today) for m in prices.models() if any(r.model == m and r.since <= today for r in prices.rows)]

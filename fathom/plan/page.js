@@ -54,8 +54,10 @@
     byId("chip").value = data.start.chip;
     byId("devices").value = data.start.devices || "";
     byId("price").value = chips[data.start.chip].price;
+    byId("speed").value = data.start.speed || "";
+    byId("wait").value = data.start.wait ?? "";
     byId("chip").addEventListener("change", () => { byId("price").value = chips[byId("chip").value].price; });
-    for (const id of ["context", "users", "answer", "hit", "precision", "chip", "devices", "price"]) {
+    for (const id of ["context", "users", "answer", "hit", "precision", "chip", "devices", "price", "speed", "wait"]) {
       byId(id).addEventListener("input", draw);
       byId(id).addEventListener("change", draw);
     }
@@ -66,7 +68,8 @@
     const context = pick("context"), answer = Math.min(pick("answer"), Math.floor(context / 2));
     const price = byId("price").valueAsNumber;
     const chip = { ...chips[byId("chip").value], ...(price >= 0 ? { price } : {}) };
-    return { load: { context, users: pick("users"), answer, hit: byId("hit").value / 100 }, chip, profile: data.profiles[byId("precision").value],
+    const speed = byId("speed").valueAsNumber, wait = byId("wait").valueAsNumber;
+    return { wishes: { speed: speed > 0 ? speed : 0, wait: wait > 0 ? wait : Infinity }, load: { context, users: pick("users"), answer, hit: byId("hit").value / 100 }, chip, profile: data.profiles[byId("precision").value],
       precision: byId("precision").value, counts: byId("devices").value ? [Number(byId("devices").value)] : data.counts };
   }
 
@@ -76,7 +79,7 @@
     byId("users-text").value = number(load.users, 5);
     byId("answer-text").value = `${tokens(load.answer)} tokens`;
     byId("hit-text").value = `${Math.round(load.hit * 100)} %`;
-    const found = Plan.search(profile, chip, load, data.limits, data.counts);
+    const found = Plan.search(profile, chip, load, data.limits, data.counts, s.wishes);
     const allowed = found.options.filter((o) => s.counts.includes(o.devices));
     const best = allowed[0];
     verdict(s, best, found);
@@ -90,14 +93,19 @@
     return best;
   }
 
+  const nearest = (found, s) => found.rejected.filter((r) => s.counts.includes(r.devices)).reduce((a, b) => (Plan.nearer(b, a) ? b : a), undefined);
+  const misses = { memory: (v) => `${bytes(v)} a device short`, speed: (v) => `${number(v)} tokens/s a user too slow`,
+    wait: (v) => `first token ${seconds(v)} too late` };
+
   function verdict(s, best, found) {
     const node = byId("verdict");
     node.className = best ? "verdict" : "verdict bad";
     if (!best) {
-      const near = found.rejected.filter((r) => s.counts.includes(r.devices)).sort((a, b) => a.missing - b.missing)[0];
-      const enough = found.options.map((o) => o.devices).sort((a, b) => a - b)[0];
-      node.textContent = `${data.model} at ${s.precision} does not fit ${near.devices} × ${s.chip.id}: it needs ${bytes(near.missing)} a device more, `
-        + `${bytes(near.missing * near.devices)} in all.` + (enough ? ` ${enough} devices are enough.` : "");
+      const near = nearest(found, s), enough = found.options.map((o) => o.devices).sort((a, b) => a - b)[0];
+      const what = `${data.model} at ${s.precision}`, on = near && `${near.devices} × ${s.chip.id}`;
+      node.textContent = (!near ? `No layout has ${s.counts.join(" or ")} devices.` : near.reason === "memory"
+        ? `${what} does not fit ${on}: it needs ${bytes(near.missing)} a device more, ${bytes(near.missing * near.devices)} in all.`
+        : `${what} fits ${on}, but not your wishes: ${misses[near.reason](near.missing)}.`) + (enough ? ` ${enough} devices are enough.` : "");
       return;
     }
     const { prediction: p, layout } = best, hides = p.reached_per_byte <= p.hides_up_to;
@@ -127,10 +135,11 @@
     [make("i", { style: `background:var(${COLOURS[i % 6]})` }), make("span", {}, name), make("b", {}, text(v))]));
 
   function memoryPart(best, found, s) {
-    const near = found.rejected.filter((r) => s.counts.includes(r.devices)).sort((a, b) => a.missing - b.missing)[0];
+    const near = nearest(found, s);
+    if (!best && !near) return fill("memory", make("p", { class: "soft" }, "–"));
     const parts = Object.entries(best ? best.prediction.memory : Plan.memory(s.profile, s.chip, near.layout, s.load, data.limits.chunk));
     const needed = parts.reduce((a, [, v]) => a + v, 0), room = s.chip.memory * s.chip.efficiency.usable;
-    fill("memory", stack(parts, Math.max(needed, room)), make("p", { class: needed > room ? "bad small" : "soft small" },
+    return fill("memory", stack(parts, Math.max(needed, room)), make("p", { class: needed > room ? "bad small" : "soft small" },
       `${bytes(needed)} of ${bytes(room)} that tensors may take (${bytes(s.chip.memory)} in all)`), legend(parts, bytes));
   }
 
@@ -150,14 +159,14 @@
     fill("options", make("thead", {}, head), make("tbody", {}, ...found.options.map((o) => row([String(o.devices), grid(o.layout), money(o.costs.request),
       money(o.costs.output), money(o.costs.input), number(1 / o.prediction.token_time), seconds(o.prediction.first_token),
       bytes(o.prediction.needed), o.prediction.decode.binds], "td", o === best ? "chosen" : ""))));
-    fill("misses", found.rejected.length ? `Too small: ${found.rejected.map((r) => `${r.devices} (${bytes(r.missing)} a device short)`).join(", ")}.` : "");
+    fill("misses", found.rejected.length ? `Not these: ${found.rejected.map((r) => `${r.devices} (${misses[r.reason](r.missing)})`).join(", ")}.` : "");
   }
 
   // Cost of output tokens as users grow, on the chosen number of devices and on whatever is cheapest
   function chart(s, best) {
     const users = [1, 4, 16, 64, 256, 1024, 4096];
     const line = (counts) => users.map((u) => {
-      const o = Plan.search(s.profile, s.chip, { ...s.load, users: u }, data.limits, counts).options[0];
+      const o = Plan.search(s.profile, s.chip, { ...s.load, users: u }, data.limits, counts, s.wishes).options[0];
       return o && [u, o.costs.output];
     }).filter(Boolean);
     const series = [["cheapest devices for each load", line(data.counts.filter((n) => n <= 128))]];

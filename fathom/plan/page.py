@@ -5,6 +5,7 @@ answer for the opening position is put in beside them, and the page says so if i
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
@@ -17,7 +18,7 @@ from ..report import escape, json_data, page
 from .chips import Chip
 from .count import active_parameters, total_parameters
 from .profile import profile
-from .search import DEVICE_COUNTS, MAX_CP, MAX_PP, best_by_devices, plan_serving
+from .search import DEVICE_COUNTS, MAX_CP, MAX_PP, Wishes, best_by_devices, plan_serving
 from .serving import CHUNK, Load
 from .size import WEIGHT_PRECISIONS
 from .units import count_text
@@ -26,17 +27,17 @@ LIMITS = {"chunk": CHUNK, "cp": MAX_CP, "pp": MAX_PP}
 
 
 def plan_page(config: ModelConfig, name: str, load: Load, chips: Mapping[str, Chip], chip: str, *, precision: str = "official",
-              devices: int | None = None, prices: PriceTable | None = None, day: date | None = None) -> str:
+              devices: int | None = None, wishes: Wishes | None = None, prices: PriceTable | None = None, day: date | None = None) -> str:
     """A complete, self-contained HTML document.
 
     Args:
-        load, chip, precision, devices: where the sliders stand when it opens.  chips: all that can be chosen.
+        load, chip, precision, devices, wishes: where the sliders stand when it opens.  chips: all that can be chosen.
         prices: price lists to compare with, by the rows that hold on `day`.
 
     Raises:
         UserError: as `plan_serving`.
     """
-    data = page_data(config, name, load, chips, chip, precision=precision, devices=devices, prices=prices, day=day)
+    data = page_data(config, name, load, chips, chip, precision=precision, devices=devices, wishes=wishes, prices=prices, day=day)
     facts = f"{count_text(total_parameters(config, mtp=False))} parameters, {count_text(active_parameters(config))} active a token"
     body = (f"<h1>What it takes to serve {escape(name)}</h1>\n"
             f'<p class="soft">{escape(facts)}. Move the sliders: everything is computed in this page, from the model’s shape and the '
@@ -45,9 +46,11 @@ def plan_page(config: ModelConfig, name: str, load: Load, chips: Mapping[str, Ch
 
 
 def page_data(config: ModelConfig, name: str, load: Load, chips: Mapping[str, Chip], chip: str, *, precision: str = "official",
-              devices: int | None = None, prices: PriceTable | None = None, day: date | None = None) -> dict[str, Any]:
+              devices: int | None = None, wishes: Wishes | None = None, prices: PriceTable | None = None,
+              day: date | None = None) -> dict[str, Any]:
     """What the page knows: profiles of every precision, chips, prices (US$ a million tokens), opening position, Python's answer there."""
-    plan = plan_serving(config, load, [chips[chip]], precision=precision, devices=devices)
+    wishes = wishes or Wishes()
+    plan = plan_serving(config, load, [chips[chip]], precision=precision, devices=devices, wishes=wishes)
     best = best_by_devices(plan.options)
     return {
         "model": name,
@@ -56,7 +59,8 @@ def page_data(config: ModelConfig, name: str, load: Load, chips: Mapping[str, Ch
         "prices": _prices(prices, day),
         "limits": LIMITS,
         "counts": sorted({*DEVICE_COUNTS, *((devices,) if devices else ())}),
-        "start": {**asdict(load), "chip": chip, "precision": precision, "devices": devices},
+        "start": {**asdict(load), "chip": chip, "precision": precision, "devices": devices, "speed": wishes.speed,
+                  "wait": wishes.wait if math.isfinite(wishes.wait) else None},
         "expected": {"devices": best[0].layout.devices, "request": best[0].costs.request} if best else None,
     }
 

@@ -10,7 +10,7 @@ import pytest
 from fathom.config import preset
 from fathom.plan.chips import load_chips
 from fathom.plan.page import page_data, plan_page
-from fathom.plan.search import plan_serving
+from fathom.plan.search import Wishes, plan_serving
 from fathom.plan.serving import Load
 from fathom.prices import load_prices
 from tests.plan.agreement import cases, differences, program
@@ -91,9 +91,10 @@ document.title = JSON.stringify(seen);
 def test_sliders_move_the_plan(tmp_path):
     moves = """
     for (const [id, value] of [["users", 0], ["users", document.getElementById("users").max], ["context", 0], ["precision", "fp16"],
-        ["devices", "8"], ["chip", "b200"], ["precision", "official"], ["price", "1"]]) { set(id, value); seen.push(read()); }
+        ["devices", "8"], ["chip", "b200"], ["precision", "official"], ["price", "1"], ["speed", "1e6"], ["devices", ""], ["speed", ""],
+        ["wait", "0.001"]]) { set(id, value); seen.push(read()); }
     """
-    opened, one, most, short, fp16, eight, b200, official, cheap = result(pro(), MOVE % moves, tmp_path)
+    opened, one, most, short, fp16, eight, b200, official, cheap, fast, faster, any_speed, soon = result(pro(), MOVE % moves, tmp_path)
     assert opened["check"].startswith("This page’s arithmetic gives the same answer")
     best = plan_serving(preset("v4-pro"), LOAD, [CHIPS["h200"]]).options[0]
     assert opened["verdict"].startswith(f"{best.layout.devices} × NVIDIA H200 SXM ({best.layout})") and "bound by memory" in opened["verdict"]
@@ -107,6 +108,21 @@ def test_sliders_move_the_plan(tmp_path):
     assert "does not fit 8 × b200" in b200["verdict"]
     assert official["verdict"].startswith("8 × NVIDIA B200")
     assert dollars(cheap, "a request") < dollars(official, "a request")
+    assert "not your wishes" in fast["verdict"] and "tokens/s a user too slow" in faster["verdict"] and not faster["rows"]
+    assert any_speed["rows"] and "too late" in soon["verdict"] and not soon["rows"]
+
+
+@pytest.mark.check
+@pytest.mark.needs("chromium")
+def test_it_opens_with_the_wishes_it_was_made_with(tmp_path):
+    wishes = Wishes(speed=70, wait=8.0)
+    opened, = result(pro(wishes=wishes), MOVE % "", tmp_path)
+    best = plan_serving(preset("v4-pro"), LOAD, [CHIPS["h200"]], wishes=wishes).options[0]
+    assert opened["check"].startswith("This page’s arithmetic gives the same answer")
+    assert opened["verdict"].startswith(f"{best.layout.devices} × NVIDIA H200 SXM ({best.layout})")
+    assert best.layout != plan_serving(preset("v4-pro"), LOAD, [CHIPS["h200"]]).options[0].layout, "they rule the cheapest out"
+    none, = result(pro(devices=1009), MOVE % "", tmp_path)
+    assert none["verdict"].startswith("No layout has 1009 devices")
 
 
 @pytest.mark.check
