@@ -46,7 +46,8 @@ def resident_experts(config: ModelConfig, budget: int, formats: Mapping[str, str
     if count < config.num_experts_per_tok:
         least = size.dense + config.num_experts_per_tok * size.expert
         raise UserError("weights_budget", f"{budget / 1e9:.2f} GB",
-                        f"at least {least / 1e9:.2f} GB: the dense weights and {config.num_experts_per_tok} experts a layer", "give more, or convert the checkpoint to the official formats")
+                        f"at least {least / 1e9:.2f} GB: the dense weights and {config.num_experts_per_tok} experts a layer",
+                        "give more, or convert the checkpoint to the official formats")
     return count
 
 
