@@ -297,8 +297,8 @@ class Printing:
 
     def __init__(self, node: Node, terminal: Terminal) -> None:
         self.node, self.out, self.show = node, terminal.out, terminal.show_reasoning
-        self.began, self.first, self.last = time.monotonic(), None, 0.0
-        self.part = ""
+        self.began, self.last, self.part = time.monotonic(), 0.0, ""
+        self.first: float | None = None
 
     def take(self, event: Event) -> None:
         """One more event."""

@@ -86,7 +86,7 @@ def test_what_was_stopped_is_billed_as_far_as_it_came(visit, live):
 
 @needs_browser
 def test_a_tool_call_is_shown_and_its_result_sent(visit):
-    settings(visit, tools=json.dumps(TOOLS), choice="required", maxTokens=200)
+    settings(visit, tools=json.dumps(TOOLS), choice="required", maxTokens=200, seed=0)
     visit.mode("No thinking")
     visit.ask("Look it up")
     assert visit.own(".call-head code >> nth=0") == "look_up" and json.loads(visit.own(".call pre >> nth=0"))["word"] in ("fathom", "deep")
