@@ -53,7 +53,7 @@ function edit(element, bubble, bar, node, actions) {
 
 function toolView(conversation, node) {
   const results = node.results.map((r) => el("details", { class: "result" },
-    el("summary", {}, icon("tool"), el("span", { class: "name" }, `Result of ${r.name}`)), el("pre", { tabindex: "0" }, r.content)));
+    el("summary", {}, icon("tool"), el("span", { class: "name" }, `Result of ${r.name}`), el("span", { class: "soft peek" }, r.content.slice(0, 200))), el("pre", { tabindex: "0" }, r.content)));
   return { element: el("article", { class: "turn tool", "aria-label": "Results of tools", "data-id": node.id }, results), update() {} };
 }
 
