@@ -1,42 +1,20 @@
-"""The conversation in a terminal: reads lines, prints answers as they form, and knows a few commands.
+"""The conversation in a terminal: reads lines, asks, prints answers as they form (printing.py), and obeys commands (commands.py).
 
-Text is printed plainly as it comes; Markdown reads well enough as it is, and drawing it anew while it grows makes terminals flicker.
-What a model writes can't steer the terminal: control characters and those that turn the direction of text are shown as �. Without a
-terminal at its input it reads questions line by line and prints the answers, for scripts.
+Without a terminal at its input it reads questions line by line and prints the answers, for scripts.
 """
 from __future__ import annotations
 
-import json
-import re
-import shlex
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from fathom.chat.answers import Answers, Asked, End, Trouble
-from fathom.chat.conversation import MODES, Conversation, Node, is_empty, load, read_tools
+from fathom.chat.commands import carry_out
+from fathom.chat.conversation import Conversation, Node, is_empty, read_tools
+from fathom.chat.printing import Printing, safe, usd
 from fathom.errors import UserError
-from fathom.prices import dollars
-from fathom.text import ContentDelta, Event, Notice, ReasoningDelta, ToolCallDelta, ToolCallStart
-
-UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-NUMBERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "temperature": ("temperature", float, "0 to 2"), "top_p": ("topP", float, "0 to 1"), "max_tokens": ("maxTokens", int, "1 to 393216"),
-    "seed": ("seed", int, "a whole number from 0"),
-}
-BOUNDS = {"temperature": (0, 2), "top_p": (0, 1), "max_tokens": (1, 393216), "seed": (0, 2**63 - 1)}
-COMMANDS = """/mode off|thinking|max   how much it reasons       /again            answer once more
-/attach FILE             send a text file along    /edit [N] [TEXT]  ask your Nth message otherwise; the last one without N
-/tools FILE|off          functions it may call     /system [TEXT]    instructions it reads first; none without TEXT
-/set NAME [VALUE]        temperature, top_p, max_tokens, seed, choice (of tools); back to the default without VALUE
-/reasoning show|hide     print its reasoning       /cost             tokens and money so far
-/new                     another conversation      /save, /open FILE as the chat page exports and imports it
-/help                    this                      /quit             the end (or Ctrl-D)
-Ctrl-C stops an answer. A line that ends in \\ goes on with the next one. //text sends /text."""
 
 
 class Terminal:
@@ -57,25 +35,23 @@ class Terminal:
         """Until the end of the input or /quit."""
         self._prepare_lines()
         if self.live:
-            self._note(f"{self.answers.name}, a context of {self.answers.context} tokens. /help shows the commands.")
+            self.note(f"{self.answers.name}, a context of {self.answers.context} tokens. /help shows the commands.")
         for node in self.talk.path():
             if node["role"] == "user":
-                self._note(f"> {safe(node['text'])}")
+                self.note(f"> {safe(node['text'])}")
             elif node["role"] == "assistant":
                 self.out.out(safe(node["content"]))
-        while (line := self._line("> ")) is not None:
+        while (line := self.line("> ")) is not None:
             try:
                 if line.startswith("/") and not line.startswith("//"):
-                    if self._command(line) == "quit":
+                    if not carry_out(self, line):
                         break
                 elif line.strip() or self.files:
                     self.say(line.removeprefix("/") if line.startswith("//") else line)
             except UserError as error:
-                self._bad(error.one_line())
+                self.bad(error.one_line())
             except Trouble as trouble:
-                self._bad(str(trouble))
-
-    # ---- turns
+                self.bad(str(trouble))
 
     def say(self, text: str) -> None:
         """Sends a message and prints the answer, and what follows from it."""
@@ -97,9 +73,9 @@ class Terminal:
                 return
             results = []
             for call in node["calls"]:
-                result = self._line(f"result of {safe(call['name'])}> ")
+                result = self.line(f"result of {safe(call['name'])}> ")
                 if not result:
-                    self._note("No result: the call stays open. /again asks once more.")
+                    self.note("No result: the call stays open. /again asks once more.")
                     return
                 results.append({"id": call["id"], "name": call["name"], "content": result})
             parent = self.talk.add(node["id"], "tool", results=results)["id"]
@@ -109,7 +85,7 @@ class Terminal:
         tools = read_tools(settings["tools"])
         asked = Asked(self.talk.messages(node["parent"], reasoning=bool(tools)), tools, node["mode"], node["request"], settings["choice"],
                       settings["temperature"], settings["topP"], settings["maxTokens"], settings["seed"])
-        printing = Printing(node, self)
+        printing = Printing(node, self.out, self.show_reasoning)
         end: End | None = None
         events = self.answers.answer(asked)
         try:
@@ -119,6 +95,8 @@ class Terminal:
                 else:
                     printing.take(event)
         except KeyboardInterrupt:
+            if not self.live:
+                raise  # a script is stopped, not an answer
             node["finish"] = "stopped"
         except Trouble as trouble:
             node["finish"] = "refused" if is_empty(node) else "broken"
@@ -136,7 +114,7 @@ class Terminal:
             self.talk.charge(node, end.usage, end.cost)
         self._figures(node, printing.rate())
         if node["trouble"]:
-            self._bad(node["trouble"]["text"])
+            self.bad(node["trouble"]["text"])
 
     def _figures(self, node: Node, rate: float | None) -> None:
         usage, said = node["usage"], []
@@ -149,114 +127,11 @@ class Terminal:
             said.append(f"{prompt} in" + (f", {usage['hit']} cached" if usage["hit"] else ""))
             said.append(f"context {prompt + usage['output']} / {self.answers.context}")
             if node["cost"] is not None:
-                said.append(f"$ {dollars(node['cost'])}, conversation $ {dollars(self.talk.spent['cost'])}")
+                said.append(f"{usd(node['cost'])}, conversation {usd(self.talk.spent['cost'])}")
         if node["finish"] not in ("stop", "tool_calls", "refused", "broken"):
             said.insert(0, {"length": "cut off at the longest answer", "stopped": "stopped"}.get(node["finish"], str(node["finish"])))
         if said:
-            self._note(" · ".join(said))
-
-    # ---- commands
-
-    def _command(self, line: str) -> str | None:
-        verb, _, rest = line[1:].partition(" ")
-        commands: dict[str, Callable[[str], Any]] = {
-            "help": lambda _: self._note(COMMANDS), "quit": lambda _: "quit", "exit": lambda _: "quit", "mode": self._mode, "again": self._again,
-            "edit": self._edit, "attach": self._attach, "tools": self._tools, "system": self._system, "set": self._set, "cost": self._cost,
-            "reasoning": self._reasoning, "new": self._new, "save": self._save, "open": self._open_file,
-        }
-        if verb not in commands:
-            raise UserError("command", "/" + verb, f"one of {', '.join('/' + name for name in commands)}", "//text sends text that begins with /")
-        return commands[verb](rest.strip())
-
-    def _mode(self, mode: str) -> None:
-        if mode and mode not in MODES:
-            raise UserError("/mode", mode, f"one of {', '.join(MODES)}")
-        self.talk.settings["mode"] = mode or self.talk.settings["mode"]
-        self._note(MODES[self.talk.settings["mode"]])
-
-    def _again(self, _: str) -> None:
-        last = next((node for node in reversed(self.talk.path()) if node["role"] == "assistant"), None)
-        if last is None:
-            raise UserError("/again", None, "needs an answer first")
-        if is_empty(last):
-            self.talk.drop(last)
-        self.ask(last["parent"])
-
-    def _edit(self, rest: str) -> None:
-        mine = [node for node in self.talk.path() if node["role"] == "user"]
-        number, _, text = rest.partition(" ") if re.match(r"\d+( |$)", rest) else (str(len(mine)), "", rest)
-        if not 1 <= int(number) <= len(mine):
-            raise UserError("/edit", number, f"the number of one of your {len(mine)} messages")
-        node = mine[int(number) - 1]
-        edited = text or self._line("edit> ", node["text"])
-        if edited:
-            self.ask(self.talk.add(node["parent"], "user", text=edited, files=node["files"])["id"])
-
-    def _attach(self, rest: str) -> None:
-        for name in shlex.split(rest) or [""]:
-            try:
-                text = Path(name).read_text(encoding="utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError("/attach", name, "a text file in UTF-8", str(error)) from None
-            if not text or "\0" in text:
-                raise UserError("/attach", name, "a text file that isn't empty")
-            count = self.answers.tokens(text)
-            self.files.append({"name": Path(name).name, "text": text, "tokens": count})
-            self._note(f"{Path(name).name}: {count} tokens, sent with your next message")
-
-    def _tools(self, rest: str) -> None:
-        text = "" if rest in ("", "off") else _read(rest)
-        names = [tool["function"]["name"] for tool in read_tools(text, rest)]
-        self.talk.settings["tools"] = text
-        self._note(f"tools: {safe(', '.join(names)) or 'none'}")
-
-    def _system(self, text: str) -> None:
-        self.talk.settings["system"] = text
-        self._note("instructions: " + (safe(text) or "none"))
-
-    def _set(self, rest: str) -> None:
-        name, _, value = rest.partition(" ")
-        if name == "choice":
-            self.talk.settings["choice"] = value.strip() or "auto"
-        elif name in NUMBERS:
-            field, read, allowed = NUMBERS[name]
-            try:
-                number = read(value) if value.strip() else None
-            except ValueError:
-                raise UserError(f"/set {name}", value, allowed) from None
-            if number is not None and not BOUNDS[name][0] <= number <= BOUNDS[name][1]:
-                raise UserError(f"/set {name}", value, allowed)
-            self.talk.settings[field] = number
-        else:
-            raise UserError("/set", name, f"one of {', '.join(NUMBERS)}, choice")
-        self._note(f"{name}: {value.strip() or 'default'}")
-
-    def _cost(self, _: str) -> None:
-        spent = self.talk.spent
-        self._note(f"{spent['miss']} in, {spent['hit']} in from the cache, {spent['output']} out: $ {dollars(spent['cost'])}")
-
-    def _reasoning(self, rest: str) -> None:
-        if rest not in ("show", "hide"):
-            raise UserError("/reasoning", rest, "show or hide")
-        self.show_reasoning = rest == "show"
-
-    def _new(self, _: str) -> None:
-        if self.file:
-            raise UserError("/new", None, f"this chat is kept in {self.file}", "start another without --conversation, or with another file")
-        self.talk, self.files = Conversation(dict(self.talk.settings)), []
-        self._note("A new conversation.")
-
-    def _save(self, rest: str) -> None:
-        if not rest:
-            raise UserError("/save", None, "a file")
-        self.talk.save(Path(rest))
-        self._note(f"saved {rest}")
-
-    def _open_file(self, rest: str) -> None:
-        self.talk = load(Path(rest))
-        self._note(f"{safe(self.talk.title)}: {len(self.talk.path())} turns")
-
-    # ---- lines
+            self.note(" · ".join(said))
 
     def _prepare_lines(self) -> None:
         if self.live:
@@ -265,7 +140,7 @@ class Terminal:
             except ImportError:
                 pass  # lines can be typed all the same
 
-    def _line(self, prompt: str, begun: str = "") -> str | None:
+    def line(self, prompt: str, begun: str = "") -> str | None:
         """A line, or several joined by a backslash at their ends; None at the end of the input."""
         lines, shown = [], prompt if self.live else ""
         while True:
@@ -285,88 +160,13 @@ class Terminal:
                 return "\n".join(lines)
             lines[-1], shown = lines[-1][:-1], "… " if self.live else ""
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Prints something of our own."""
         self.out.out(text, style="dim")
 
-    def _bad(self, text: str) -> None:
+    def bad(self, text: str) -> None:
+        """Prints what went wrong."""
         self.out.out(safe(text), style="red")
-
-
-class Printing:
-    """Puts one answer's events into its node and on the screen."""
-
-    def __init__(self, node: Node, terminal: Terminal) -> None:
-        self.node, self.out, self.show = node, terminal.out, terminal.show_reasoning
-        self.began, self.last, self.part = time.monotonic(), 0.0, ""
-        self.first: float | None = None
-
-    def take(self, event: Event) -> None:
-        """One more event."""
-        self.last = time.monotonic()
-        if self.first is None:
-            self.first = self.last
-            self.node["firstMs"] = 1000 * (self.last - self.began)
-        match event:
-            case ReasoningDelta(text=text):
-                self._enter("reasoning")
-                self.node["reasoning"] += text
-                self.node["reasoningMs"] = 1000 * (self.last - self.first)
-                if self.show:
-                    self.out.out(safe(text), style="dim italic", end="")
-            case ContentDelta(text=text):
-                self._enter("content")
-                self.node["content"] += text
-                self.out.out(safe(text), end="")
-            case ToolCallStart(name=name):
-                self._enter("call")
-                self.node["calls"].append({"id": "", "name": name, "arguments": ""})
-            case ToolCallDelta(index=index, arguments=text):
-                self.node["calls"][index]["arguments"] += text
-            case Notice():
-                pass  # what wasn't well-formed shows as it was read
-
-    def finish(self) -> None:
-        """Ends the last line, and shows the calls whole."""
-        self._enter("")
-        self.node["ms"] = 1000 * (time.monotonic() - self.began)
-        for call in self.node["calls"]:
-            self.out.out(f"calls {safe(call['name'])} {safe(pretty(call['arguments']))}", style="cyan")
-
-    def rate(self) -> float | None:
-        """Tokens a second, from the first to the last."""
-        output = (self.node["usage"] or {}).get("output", 0)
-        return (output - 1) / (self.last - self.first) if self.first is not None and output > 1 and self.last > self.first else None
-
-    def _enter(self, part: str) -> None:
-        """Says where one part ends and the next begins."""
-        if part == self.part:
-            return
-        if self.part == "reasoning":
-            end = "\n" if self.show and not self.node["reasoning"].endswith("\n") else ""
-            self.out.out(f"{end}Thought for {self.node['reasoningMs'] / 1000:.1f} s", style="dim")
-        elif self.part == "content" and not self.node["content"].endswith("\n"):
-            self.out.out("")
-        self.part = part
-
-
-def safe(text: str) -> str:
-    """Text that can't steer a terminal."""
-    return UNSAFE.sub("\ufffd", text)
-
-
-def pretty(arguments: str) -> str:
-    """JSON with line breaks; what isn't whole JSON, as it is."""
-    try:
-        return json.dumps(json.loads(arguments), indent=2, ensure_ascii=False)
-    except ValueError:
-        return arguments
-
-
-def _read(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("/tools", name, f"cannot be read: {error}") from None
 
 
 def _input(prompt: str, begun: str) -> str:

@@ -4,11 +4,12 @@ import * as talk from "./conversation.js";
 import { composer } from "./composer.js";
 import * as dialogs from "./dialogs.js";
 import { announce, byId, download, el, toast, turnTheme } from "./dom.js";
-import { count, money, short } from "./figures.js";
+import { count, short } from "./figures.js";
 import * as kept from "./kept.js";
 import { view } from "./messages.js";
+import { contextUsed, showMeters } from "./meters.js";
 import * as service from "./service.js";
-import { exportOne, sidebar } from "./sidebar.js";
+import { importAll, sidebar } from "./sidebar.js";
 import { run } from "./turn.js";
 
 const SAVE_EVERY = 1000;  // ms between two saves of a growing answer
@@ -246,13 +247,10 @@ function openSettings() {
 
 async function importFile(file) {
   try {
-    const given = JSON.parse(await file.text());
-    const found = Array.isArray(given) ? given : [given];
-    if (!found.length || !found.every(talk.isConversation)) throw new SyntaxError();
-    for (const one of found) kept.save(kept.load(one.id) ? { ...one, id: talk.newId() } : one);
+    const ids = await importAll(file);
     side.show();
-    if (found.length === 1) open(kept.all().find((c) => c.updated === found[0].updated).id);
-    toast(found.length === 1 ? "Imported." : `Imported ${found.length} conversations.`);
+    if (ids.length === 1) open(ids[0]);
+    toast(ids.length === 1 ? "Imported." : `Imported ${ids.length} conversations.`);
   } catch (error) {
     toast(error instanceof kept.NoRoom ? error.message : `${file.name} isn’t a conversation that this page exported.`);
   }
@@ -289,32 +287,7 @@ function head() {
   meters();
 }
 
-/** Tokens of context that the last answer stood at. */
-function contextUsed() {
-  const last = talk.path(conversation).findLast((node) => node.usage);
-  return last ? last.usage.hit + last.usage.miss + last.usage.output : 0;
-}
-
-function meters() {
-  const used = contextUsed();
-  const meter = byId("context");
-  meter.hidden = !model;
-  if (model) {
-    const share = (n) => Math.min(100, (100 * n) / model.context);
-    meter.querySelector(".used").style.width = `${share(used)}%`;
-    meter.querySelector(".draft").style.width = `${Math.min(share(draft), 100 - share(used))}%`;
-    meter.querySelector(".figure").textContent = `${short(used + draft)} / ${short(model.context)}`;
-    meter.classList.toggle("full", used + draft > 0.9 * model.context);
-    meter.setAttribute("aria-valuenow", Math.round(share(used + draft)));
-    meter.setAttribute("aria-valuetext", `${used + draft} of ${model.context} tokens`);
-    meter.title = `${count(used)} tokens of context used${draft ? `, ${count(draft)} more in the message` : ""}, of ${count(model.context)}`;
-  }
-  const cost = byId("cost");
-  cost.hidden = !model;
-  cost.textContent = money(conversation.spent.cost);
-  cost.setAttribute("aria-label", `Cost of this conversation: ${money(conversation.spent.cost)}. Details`);
-}
-
+const meters = () => showMeters(conversation, model, draft);
 const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 60;
 function toEnd() { log.scrollTop = log.scrollHeight; }
 
@@ -346,16 +319,17 @@ function nextMode() {
   announce(talk.MODES[next]);
 }
 
+/** What the keys do; dialogs.SHORTCUTS describes it. */
+const KEYS = {
+  "ctrl KeyK": fresh, "ctrl KeyB": toggleSide, "ctrl Comma": openSettings, "ctrl Slash": dialogs.shortcuts, "alt KeyM": nextMode,
+  "alt KeyR": () => { const last = talk.path(conversation).findLast((node) => node.role === "assistant"); if (last) retry(last); },
+  "Escape": () => { if (running) stop(); else if (document.body.classList.contains("side-open")) { closeSide(); byId("side-open").focus(); } },
+};
+
 function onKey(event) {
-  if (document.querySelector("dialog[open]")) return;
-  const command = event.ctrlKey || event.metaKey;
-  const answers = talk.path(conversation).filter((node) => node.role === "assistant");
-  const does = {
-    "c:KeyK": fresh, "c:KeyB": toggleSide, "c:Comma": openSettings, "c:Slash": dialogs.shortcuts, "a:KeyM": nextMode,
-    "a:KeyR": () => { if (answers.length) retry(answers.at(-1)); },
-    ":Escape": () => { if (running) stop(); else if (document.body.classList.contains("side-open")) { closeSide(); byId("side-open").focus(); } },
-  }[`${command ? "c" : event.altKey ? "a" : ""}:${event.code}`];
-  if (does && !event.shiftKey) {
+  if (document.querySelector("dialog[open]") || event.shiftKey) return;
+  const does = KEYS[`${event.ctrlKey || event.metaKey ? "ctrl " : ""}${event.altKey ? "alt " : ""}${event.code}`];
+  if (does) {
     event.preventDefault();
     does();
   } else if (event.key === "ArrowUp" && event.target === byId("prompt") && box.isEmpty() && !running) {
@@ -377,7 +351,7 @@ byId("side-close").addEventListener("click", () => { closeSide(); byId("side-ope
 byId("scrim").addEventListener("click", closeSide);
 byId("settings-open").addEventListener("click", openSettings);
 byId("shortcuts").addEventListener("click", dialogs.shortcuts);
-byId("cost").addEventListener("click", () => dialogs.costs(conversation, model, balance, contextUsed()));
+byId("cost").addEventListener("click", () => dialogs.costs(conversation, model, balance, contextUsed(conversation)));
 byId("theme").addEventListener("click", () => { byId("theme-now").textContent = turnTheme(); });
 byId("theme-now").textContent = document.documentElement.dataset.theme ?? "system";
 byId("import").addEventListener("click", () => byId("import-input").click());

@@ -1,5 +1,6 @@
 // The list of conversations: open, rename, export, delete. Deleting can be taken back for a while instead of being asked about.
 
+import { isConversation, newId } from "./conversation.js";
 import { byId, download, el, iconButton, toast } from "./dom.js";
 import * as kept from "./kept.js";
 
@@ -56,8 +57,20 @@ export function sidebar({ open, gone, renamed, current }) {
   return { show };
 }
 
+/** Keeps the conversation of an exported file, or all of them; gives their ids. Raises SyntaxError for another file, NoRoom. */
+export async function importAll(file) {
+  const given = JSON.parse(await file.text());
+  const found = Array.isArray(given) ? given : [given];
+  if (!found.length || !found.every(isConversation)) throw new SyntaxError("not conversations");
+  return found.map((one) => {
+    const id = kept.load(one.id) ? newId() : one.id;  // beside the one that is there, not over it
+    kept.save({ ...one, id });
+    return id;
+  });
+}
+
 /** Saves a conversation as a file that can be imported again. */
-export function exportOne(conversation) {
+function exportOne(conversation) {
   const name = (conversation.title || "chat").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40) || "chat";
   download(`${name}.json`, JSON.stringify(conversation, null, 1), "application/json");
 }
