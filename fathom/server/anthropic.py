@@ -33,9 +33,9 @@ def read_messages(request: CountRequest, *, quirks: bool) -> Chat:
         UserError: fields that contradict each other.
     """
     messages = [{"role": "system", "content": text_of(request.system)}] if request.system else []
-    for i, message in enumerate(request.messages):
-        messages += plain(message, f"messages[{i}]")
-    check_calls(messages)
+    for message in request.messages:
+        messages += plain(message)
+    check_calls(messages, "tool_use_id")
     thinking = request.thinking is not None and request.thinking.type != "disabled"
     config, prefix = request.output_config, messages[-1]["role"] == "assistant"
     if prefix and messages[-1]["tool_calls"]:
@@ -53,7 +53,7 @@ def read_messages(request: CountRequest, *, quirks: bool) -> Chat:
     )
 
 
-def plain(message: AnthropicMessage, where: str) -> list[dict[str, Any]]:
+def plain(message: AnthropicMessage) -> list[dict[str, Any]]:
     """One message as messages in OpenAI form."""
     if isinstance(message, AnthropicAssistant):
         blocks = [AnthropicText(type="text", text=message.content)] if isinstance(message.content, str) else message.content
@@ -66,8 +66,6 @@ def plain(message: AnthropicMessage, where: str) -> list[dict[str, Any]]:
         return [{"role": "system", "content": text_of(message.content)}]
     if isinstance(message.content, str):
         return [{"role": "user", "content": message.content}]
-    if not message.content:
-        raise UserError(f"{where}.content", [], "at least one block")
     return [result_of(block) if isinstance(block, AnthropicToolResult) else {"role": "user", "content": block.text} for block in message.content]
 
 

@@ -55,7 +55,7 @@ class AnthropicUser(Wire):
     """A turn of the user."""
 
     role: Literal["user"]
-    content: str | list[UserBlock]
+    content: str | Annotated[list[UserBlock], Field(min_length=1)]
 
 
 class AnthropicAssistant(Wire):

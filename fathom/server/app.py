@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from fathom import __version__
 from fathom.server.anthropic_routes import anthropic_routes
 from fathom.server.door import Door, speaks_anthropic
-from fathom.server.errors import ApiError, from_validation, shown
+from fathom.server.errors import BUG, ApiError, from_validation, shown
 from fathom.server.openai_routes import openai_routes
 from fathom.server.operation_routes import WEB, operation_routes
 from fathom.server.replies import describe
@@ -78,5 +78,9 @@ def add_error_handlers(app: FastAPI) -> None:
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
-    for kind, handler in ((ApiError, api_error), (RequestValidationError, invalid), (HTTPException, http_error), (ClientGone, gone)):
+    async def bug(request: Request, error: Exception) -> Response:
+        return answer(request, ApiError(500, BUG))  # the door logs it
+
+    handlers = {Exception: bug, ApiError: api_error, RequestValidationError: invalid, HTTPException: http_error, ClientGone: gone}
+    for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

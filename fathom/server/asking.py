@@ -94,17 +94,19 @@ def ask(chat: Chat, tokenizer: Tokenizer) -> Ask:
         UserError: tools or messages that contradict each other.
     """
     check_tools(chat)
-    messages = answerable(with_schemas(chat))
-    unfinished = ""
-    if chat.prefix:
-        last = messages[-1]
-        if chat.thinking and not last["content"]:
-            unfinished, messages = last.get("reasoning_content") or "", messages[:-1]
+    messages = with_schemas(chat)
+    begun = messages.pop() if chat.prefix else None
+    messages, unfinished = answerable(messages), ""
+    if begun is not None:
+        if not messages or messages[-1]["role"] in ("system", "assistant"):
+            messages.append({"role": "user", "content": ""})  # nobody asked: an empty question opens the assistant's turn
+        if chat.thinking and not begun["content"]:
+            unfinished = begun.get("reasoning_content") or ""
         else:
-            messages[-1] = {**last, "wo_eos": True}
+            messages.append({**begun, "wo_eos": True})
     parts = encode_parts(messages, thinking_mode="thinking" if chat.thinking else "chat", reasoning_effort=chat.effort)
     prompt = tokenizer.encode_parts([*parts, (unfinished, False)])
-    reasons = chat.thinking and not (chat.prefix and messages[-1].get("wo_eos"))
+    reasons = chat.thinking and not messages[-1].get("wo_eos")
     grammar = None
     if chat.tools or chat.schema is not None:
         tools = [{**tool, "strict": tool["name"] in chat.strict} for tool in chat.tools]
@@ -135,7 +137,7 @@ def with_schemas(chat: Chat) -> list[dict[str, Any]]:
     messages = [dict(message) for message in chat.messages]
     if not chat.tools and chat.schema is None:
         return messages
-    if messages[0]["role"] != "system":
+    if not messages or messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": ""})
     if chat.tools:
         messages[0]["tools"] = [{"type": "function", "function": tool} for tool in chat.tools]
@@ -165,12 +167,12 @@ def answerable(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*messages[:end], *asks]
 
 
-def check_calls(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raises UserError for a tool's result without its call: it would be put nowhere."""
+def check_calls(messages: Sequence[Mapping[str, Any]], name: str = "tool_call_id") -> None:
+    """Raises UserError for a tool's result without its call: it would be put nowhere. name: what the client calls the field."""
     open_calls: set[str] = set()
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             open_calls = {call["id"] for call in message.get("tool_calls") or ()}
         elif message["role"] == "tool" and message["tool_call_id"] not in open_calls:
-            raise UserError(f"messages[{i}].tool_call_id", message["tool_call_id"], "the id of a call in the assistant message before it",
-                            "send the assistant message with its tool_calls first")
+            raise UserError(f"messages[{i}].{name}", message["tool_call_id"], "the id of a call in the assistant message before it",
+                            "send that message first")

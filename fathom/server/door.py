@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fathom.server.errors import ApiError
+from fathom.server.errors import BUG, ApiError
 from fathom.server.keys import Key
 from fathom.server.metrics import Metrics
 from fathom.server.sending import ClientGone, encoded
@@ -78,7 +78,7 @@ class Door:
         except Exception:
             log.exception("request %s: %s %s", visit.id, scope["method"], visit.path)
             if visit.status is None:
-                await visit.refuse(ApiError(500, "The service has a bug; the operator's log says more."), answer)
+                await visit.refuse(ApiError(500, BUG), answer)
         finally:
             seconds = time.monotonic() - began
             route = getattr(scope.get("route"), "path", "none")

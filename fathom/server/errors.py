@@ -20,6 +20,7 @@ OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_balance", 404: "
                 503: "overloaded_error"}
 ANTHROPIC_TYPES = {401: "authentication_error", 402: "billing_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
                    429: "rate_limit_error", 500: "api_error", 503: "overloaded_error"}
+BUG = "The service has a bug; the operator's log says more."
 VALUE_ERRORS = re.compile(r"greater_than|less_than|multiple_of|finite_number|pattern|too_long|too_short|literal_error|enum|value_error")
 """Types of pydantic's errors that are about the value of a field whose form is right."""
 BRANCH = re.compile(r"str|int|float|bool|none|any|dict|[A-Z]\w*|.*\[.*|(constrained|function|tagged|json|nullable)-.*")

@@ -34,8 +34,9 @@ def operation_routes(service: Service) -> APIRouter:
             raise ApiError(503, "The service isn't taking requests.", code="not_ready", retry_after=5)
         return Json({"status": "ready"})
 
-    @routes.get("/metrics", operation_id="metrics", response_class=PlainTextResponse,
-                responses={401: {"model": ErrorReply, "description": "Bad key"}})
+    text = {"description": "The counters", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @routes.get("/metrics", operation_id="metrics", responses={200: text, 401: {"model": ErrorReply, "description": "Bad key"}})
     async def metrics() -> Response:
         """Counters for Prometheus, which can send a key as its bearer token."""
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -321,6 +321,8 @@ REASONS = {
     400: "Bad format", 401: "Bad key", 402: "Out of balance", 404: "No such thing", 408: "The body is too slow", 409: "The request id is taken",
     413: "The body is too large", 422: "Bad parameter", 429: "Too many at once", 500: "Our bug", 503: "Overloaded",
 }
+EVENT = {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
+"""One server-sent event; data is JSON, or `[DONE]`."""
 Documented = dict[int | str, dict[str, Any]]
 
 
@@ -329,7 +331,7 @@ def answers(reply: type[Reply], *, anthropic: bool = False, stream: bool = False
     error = AnthropicError if anthropic else ErrorReply
     good: dict[str, Any] = {"model": reply, "description": "The answer"}
     if stream:
-        good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        good["content"] = {"text/event-stream": {"schema": EVENT}}
     return {200: good, **{status: {"model": error, "description": reason} for status, reason in REASONS.items()}}
 
 
@@ -346,7 +348,10 @@ def describe(app: FastAPI, settings: Settings) -> None:
                 for operation in operations.values():
                     if path not in ("/healthz", "/readyz"):
                         operation["security"] = [{"key": []}]
-            for name in ("ChatRequest", "CompletionRequest", "MessagesRequest", "CountRequest"):
+                    for parameter in operation.get("parameters", ()):
+                        if parameter["name"] == "model":
+                            parameter["schema"] = {"type": "string", "enum": [settings.name]}
+            for name in ("ChatRequest", "CompletionRequest", "MessagesRequest", "CountRequest", "TokenizeRequest"):
                 parts["schemas"][name]["properties"]["model"] = {"type": "string", "enum": [settings.name]}
             app.openapi_schema = schema
         return app.openapi_schema

@@ -19,7 +19,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from fathom.server.errors import ApiError
+from fathom.server.errors import BUG, ApiError
 
 log = logging.getLogger("fathom.server")
 Chunks = AsyncGenerator[bytes | None, None]
@@ -81,7 +81,7 @@ class Streamed(Response):
                 return
             except Exception:
                 log.exception("an answer broke off")
-                await write(self._failure(ApiError(500, "The service has a bug; the operator's log says more.")))
+                await write(self._failure(ApiError(500, BUG)))
         await write(b"", more=False)
 
 

@@ -26,12 +26,19 @@ class Wire(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_unknown_nulls(cls, data: Any) -> Any:
-        """A null asks for nothing, so a field we don't know may be null."""
+    def _as_json_means_it(cls, data: Any) -> Any:
+        """A null asks for nothing, so a field we don't know may be null; and 5.0 is a whole number, as JSON knows no difference."""
         if not isinstance(data, Mapping):
             return data
         known = {name for key, field in cls.model_fields.items() for name in (key, field.alias)}
-        return {key: value for key, value in data.items() if value is not None or key in known}
+        return {key: whole(value) for key, value in data.items() if value is not None or key in known}
+
+
+def whole(value: Any) -> Any:
+    """Floats that are whole numbers as such, in lists too."""
+    if isinstance(value, list):
+        return [whole(entry) if isinstance(entry, float | list) else entry for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class TextPart(Wire):

@@ -1,0 +1,207 @@
+"""`fathom serve`: opens a model and serves it until it is told to stop.
+
+Everything that can be wrong is found before the model is read: the port is taken, the folder claimed, the prices checked first. The
+first time, a key is made for whoever sits at this machine; its secret is kept in the service's folder, readable for its owner alone,
+so that the next start can print it again. All other secrets are shown once and never kept.
+"""
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fathom.engine import Engine
+from fathom.engine.cache.disk import DiskStore
+from fathom.engine.fingerprint import fingerprint
+from fathom.engine.journal import FileJournal
+from fathom.errors import UserError
+from fathom.prices import load_prices
+from fathom.server.books import Accounts
+from fathom.server.database import FOLDER
+from fathom.server.service import Service, service_folders
+from fathom.server.settings import Settings
+from fathom.session import Session, load, model_folder
+
+LOCAL_KEY, LOCAL_ACCOUNT = "local.key", "local"
+GIB = 2**30
+HELP = """Serve a model: the official API, Anthropic's, and a page to talk to it.
+
+Prints the address, a key and a line to try it with. Ctrl-C lets answers under way end, then stops; everything that was counted is on disk.
+
+Examples:
+
+  fathom serve --model runs/demo
+
+  fathom serve --model DeepSeek-V4-Flash --name deepseek-v4-flash --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+"""
+Load = Callable[..., Session]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the service listens. cert, key: PEM files for TLS."""
+
+    host: str
+    port: int
+    cert: Path | None = None
+    key: Path | None = None
+
+    def bind(self) -> socket.socket:
+        """A socket that is bound, before anything that takes time."""
+        if (self.cert is None) != (self.key is None):
+            raise UserError("--tls-cert, --tls-key", None, "go together")
+        try:
+            family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+            bound = socket.socket(family, socket.SOCK_STREAM)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((self.host, self.port))
+        except (OSError, OverflowError) as error:
+            raise UserError("--host, --port", f"{self.host}:{self.port}", f"can't be listened on: {error}",
+                            "stop what listens there, or give another --port (0 for any)") from None
+        return bound
+
+    def url(self, bound: socket.socket) -> str:
+        """The address as a browser on this machine takes it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.cert else ''}://{host}:{bound.getsockname()[1]}"
+
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def serve_command(from_environment: Callable[[], str | None], open_model: Load = load) -> Callable[..., None]:
+    """The function to mount as "serve". from_environment: the database's URL where no --database is given; open_model: as session.load."""
+    def command(
+        model: Annotated[Path, typer.Option(help="Run or checkpoint folder.")] = Path("runs/latest"),
+        host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own open it to the network.")] = "127.0.0.1",
+        port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
+        folder: Annotated[Path, typer.Option("--folder", "--data", help="Everything the service keeps.")] = FOLDER,
+        database: Annotated[str | None, typer.Option(help="Any SQLAlchemy URL, if not the folder's SQLite file [FATHOM_DATABASE].")] = None,
+        prices: Annotated[list[Path] | None, typer.Option(help="TOML file with [[price]] rows, over the shipped ones; may be repeated.")] = None,
+        name: Annotated[str | None, typer.Option(help="What the model is called, and billed as [the folder's name].")] = None,
+        alias: Annotated[list[str] | None, typer.Option(help="Another name clients may ask for, such as 'claude-*'; may be repeated.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
+        dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or official; bfloat16 where the device has it.")] = None,
+        sequences: Annotated[int, typer.Option(min=1, help="Answers computed at once; more wait.")] = 64,
+        memory: Annotated[float | None, typer.Option(help="GiB for the state of answers [a quarter of what is free].")] = None,
+        cache: Annotated[float, typer.Option(min=0, help="GiB on disk for prompts seen before; 0 for none.")] = 4.0,
+        speculate: Annotated[str, typer.Option(help="Draft with the MTP block: auto (while it pays), always or off.")] = "auto",
+        most_requests: Annotated[int, typer.Option(min=1, help="Requests at once; the next one gets 503.")] = 256,
+        most_output: Annotated[int, typer.Option(min=1, help="Longest answer in tokens, whatever max_tokens says.")] = 393216,
+        body_mib: Annotated[float, typer.Option(help="Largest request body.")] = 32.0,
+        lenient: Annotated[bool, typer.Option("--lenient/--strict-reasoning", help="Take turns without reasoning_content beside tools.")] = True,
+        official_quirks: Annotated[bool, typer.Option("--official-quirks", help="Ignore temperature and top_p in thinking mode.")] = False,
+        stop_seconds: Annotated[float, typer.Option(help="How long answers may still take once the service is told to stop.")] = 30.0,
+        local_key: Annotated[bool, typer.Option("--local-key/--no-local-key", help="Make and print a key for this machine.")] = True,
+        tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
+        tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
+        log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    ) -> None:
+        settings = Settings(name or model_name(model), tuple(alias or ()), lenient=lenient, official_quirks=official_quirks, most_output=most_output,
+                            most_requests=most_requests, body_bytes=int(body_mib * 2**20), stop_seconds=stop_seconds)
+        set_up_logging(log_level)
+        place = Place(host, port, tls_cert, tls_key)
+        with contextlib.closing(place.bind()) as bound:
+            accounts = Accounts.open(folder, database or from_environment(), load_prices(prices or ()))
+            key = local_secret(accounts, folder) if local_key else ""
+            opened: list[Any] = []
+
+            def make_engine(transformer: Any) -> Engine:
+                journal_folder, cache_folder = service_folders(folder)
+                opened.append(FileJournal(journal_folder, model=fingerprint(transformer)))
+                if cache:
+                    opened.append(DiskStore(cache_folder, budget_bytes=int(cache * GIB)))
+                mode: Literal["auto", "always", "off"] = speculate  # type: ignore[assignment]  # the engine checks it
+                return Engine(transformer, sequences=sequences, memory=None if memory is None else int(memory * GIB), speculate=mode,
+                              journal=opened[0], store=opened[1] if cache else None)
+
+            session = open_model(model, device=device, precision=dtype, make_engine=make_engine)
+            service = Service(session, accounts, settings, opened[0], tuple(opened))
+            run(service, place, bound, lambda: announce(service, place, bound, key, folder))
+
+    command.__doc__ = HELP
+    return command
+
+
+def model_name(model: Path) -> str:
+    """What a model is called if nobody says: its run's name."""
+    folder = model_folder(model).resolve()
+    return folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+
+
+def set_up_logging(level: str) -> None:
+    """Lines on standard error: time, level, message."""
+    if level not in ("debug", "info", "warning", "error"):
+        raise UserError("--log-level", level, "debug, info, warning or error")
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("fathom").setLevel(level.upper())
+
+
+def local_secret(accounts: Accounts, folder: Path) -> str:
+    """The secret of this machine's own key: kept from an earlier start, or made, with an account that is never out of balance."""
+    file = folder / LOCAL_KEY
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        secret = file.read_text(encoding="ascii").strip()
+        return secret if accounts.authenticate(secret) else ""  # revoked: then it stays so
+    known = any(key.account == LOCAL_ACCOUNT for key in accounts.keys())
+    made = accounts.create_key(LOCAL_ACCOUNT, account=LOCAL_ACCOUNT, postpaid=None if known else True)
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as out:
+        out.write(made.secret + "\n")
+    return made.secret
+
+
+def announce(service: Service, place: Place, bound: socket.socket, key: str, folder: Path) -> None:
+    """What to do next."""
+    url, name = place.url(bound), service.settings.name
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
+    print(f"{name} is served on {url} with a context of {service.context} tokens; Ctrl-C stops it.")
+    if not place.is_loopback() and not place.cert:
+        print("Others can reach it, and keys travel in the clear: put TLS before it (--tls-cert, --tls-key).")
+    if key:
+        print(f"\n  page  {url}/#key={key}\n  key   {key}\n")
+        print(f"  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'\n")
+    else:
+        print(f"\nKeys: fathom keys create NAME --folder {folder}\n")
+    sys.stdout.flush()
+
+
+def run(service: Service, place: Place, bound: socket.socket, started: Callable[[], None]) -> None:
+    """Serves until SIGINT or SIGTERM; a second SIGINT doesn't wait for answers under way."""
+    import uvicorn
+
+    from fathom.server.app import make_app
+    from fathom.server.guard import HEAD_BYTES, guarded
+
+    class Server(uvicorn.Server):
+        """uvicorn that says when it has started, and that ends normally when it was told to stop."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            started()
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            with super().capture_signals():
+                yield
+                self._captured_signals.clear()
+
+    settings = service.settings
+    Server(uvicorn.Config(
+        make_app(service), http=guarded(4 * settings.most_requests), loop="asyncio", ws="none", lifespan="on", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=30, h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=max(1, round(settings.stop_seconds)), ssl_certfile=place.cert, ssl_keyfile=place.key,
+    )).run(sockets=[bound])

@@ -1,0 +1,53 @@
+"""schemathesis on every operation of the running service: no 5xx, every status and every body as described, enough of it served."""
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.server.live import Live
+
+pytestmark = [pytest.mark.check, pytest.mark.needs("module:schemathesis"), pytest.mark.timeout(1800)]
+EXAMPLES = 100
+LEAST_GOOD = 0.3
+
+
+@pytest.fixture(scope="module")
+def described(live: Live) -> Any:
+    schemathesis = pytest.importorskip("schemathesis")
+    return schemathesis.openapi.from_url(f"{live.url}/openapi.json", headers={"Authorization": f"Bearer {live.key}"})
+
+
+@pytest.mark.parametrize("mode", ["positive", "negative"])
+def test_every_operation(described: Any, live: Live, mode: str) -> None:
+    """positive: what the description allows; negative: what it forbids, and that is refused properly."""
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks as openapi
+
+    checks = [not_a_server_error, openapi.status_code_conformance, openapi.content_type_conformance, openapi.response_schema_conformance]
+    headers = {"Authorization": f"Bearer {live.key}"}
+    statuses: dict[str, Counter[int]] = {}
+    for operation in (result.ok() for result in described.get_all_operations()):
+        if mode == "negative" and operation.path in ("/healthz", "/readyz"):
+            continue  # there is nothing that could be wrong about a request
+        seen = statuses.setdefault(f"{operation.method} {operation.path}", Counter())
+
+        @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
+        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
+        def examples(case: Any, seen: Counter[int] = seen) -> None:
+            response = case.call(headers=headers, timeout=120)
+            seen[response.status_code] += 1
+            case.validate_response(response, headers=headers, checks=checks)
+
+        examples()
+    print(*(f"{name}: {dict(seen)}" for name, seen in statuses.items()), sep="\n")
+    everything = sum(statuses.values(), Counter())
+    if mode == "positive":
+        assert everything[200] >= LEAST_GOOD * everything.total()
+        for name in ("post /chat/completions", "post /completions", "post /v1/messages"):
+            assert statuses[name][200] >= LEAST_GOOD * statuses[name].total(), name
+    else:
+        assert {400, 422} <= set(everything)
