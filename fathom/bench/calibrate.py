@@ -29,7 +29,7 @@ import torch
 from .. import device as devices
 from ..config import ModelConfig, preset
 from ..engine import Engine, Output, Request, Sampling
-from ..model import Transformer
+from ..model import Transformer, kernel_rows
 from ..plan.chips import Chip, Efficiency, chip_toml
 from ..plan.profile import profile
 from ..plan.serving import Layout, Load, predict
@@ -137,9 +137,14 @@ class Times:
 
 def time_model(config: ModelConfig, precision: str, device: torch.device, *, prompt: int) -> Times:
     """The fastest prompt and decode step of a model with fresh weights, through the engine."""
-    model = Transformer(config, dtype=DTYPES[precision], device=device)
+    return time_engine(fresh_engine(config, precision, device), prompt)
+
+
+def fresh_engine(config: ModelConfig, precision: str, device: torch.device) -> Engine:
+    """An engine on fresh weights with the kernels that a user gets, where every prompt is computed and every token is one step."""
+    model = Transformer(config, dtype=DTYPES[precision], device=device, rows=kernel_rows(config, device, precision))
     model.init_weights(0)
-    return time_engine(Engine(model), prompt)
+    return Engine(model, sequences=1, prefix_cache=False, speculate="off")
 
 
 def time_engine(engine: Engine, prompt: int, repeats: int = 3) -> Times:
@@ -170,29 +175,44 @@ class Comparison:
     clean_samples: int
 
 
+class Answer:
+    """One request on an engine, in the parts that are timed."""
+
+    def __init__(self, engine: Engine, request: Request, device: torch.device) -> None:
+        self.engine, self.request, self.device = engine, request, device
+        self.outputs: Iterator[Output] | None = None
+
+    def begin(self) -> None:
+        """The prompt, up to the first token; an answer that was begun before is given up."""
+        self.end()
+        self.outputs = self.engine.generate(self.request)
+        self.go_on(1)
+
+    def go_on(self, tokens: int = STEPS) -> None:
+        """Further tokens."""
+        assert self.outputs is not None
+        for _ in range(tokens):
+            next(self.outputs)
+        devices.synchronize(self.device)
+
+    def end(self) -> None:
+        """Gives the answer up."""
+        if self.outputs is not None:
+            self.outputs.close()  # type: ignore[attr-defined]  # a generator, which ends the request
+
+
 def compare(chip: Chip, config: ModelConfig, precision: str, prompts: Sequence[int], device: torch.device | None = None, *, samples: int = 3,
             budget: float = 60.0) -> list[Comparison]:
     """Predictions with a calibrated chip against measurements (medians of quiet samples) of a model that took no part in calibrating."""
     device = device or devices.choose_device()
-    model = Transformer(config, dtype=DTYPES[precision], device=device)
-    model.init_weights(0)
-    engine, out = Engine(model), []
+    engine, out = fresh_engine(config, precision, device), []
     for prompt in prompts:
         found = predict(profile(config, precision), chip, Layout(), Load(prompt + 1, 1, 1))
         request = Request(tuple((i * 7919) % config.vocab_size for i in range(prompt)), 4096, Sampling(temperature=0))
-        answers: list[Iterator[Output]] = []
+        answer = Answer(engine, request, device)
 
-        def prefill(request: Request = request, answers: list[Iterator[Output]] = answers) -> None:
-            answers.append(engine.generate(request))
-            next(answers[-1])
-            devices.synchronize(device)
-
-        def step(answers: list[Iterator[Output]] = answers) -> None:
-            for _ in range(STEPS):
-                next(answers[-1])
-            devices.synchronize(device)
-
-        first, further = (quiet_median(work, samples=samples, budget=budget) for work in (prefill, step))
+        first, further = (quiet_median(work, samples=samples, budget=budget) for work in (answer.begin, answer.go_on))
+        answer.end()
         out.append(Comparison(prompt, found.prefill_rate, prompt / first.seconds, found.decode_rate, STEPS / further.seconds,
                               min(first.clean, further.clean)))
     return out

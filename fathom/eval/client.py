@@ -5,7 +5,7 @@ many requests go out at once, which then grows back by one per round; *failure* 
 that isn't JSON) is tried again with exponential backoff; *refusal* (another 4xx) is final: the same request would be refused again.
 A wrong key or an unknown model is the user's to mend and stops the run.
 
-The environment isn't read, proxies included. The key goes into one header and nowhere else.
+The environment isn't read, proxies included. The key goes into one header and nowhere else; a service that says it back is not quoted.
 """
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Endpoint:
             raise UserError("httpx", None, "is not installed", "install it with: pip install 'fathom[eval]'") from None
         self.httpx, self.name, self.url = httpx, model, chat_url(url)
         self.timeout, self.attempts, self.temperature, self.room = timeout, attempts, temperature, room
-        self.extra, self.sleep, self.pace = dict(extra or {}), sleep, Pace(concurrency)
+        self.extra, self.sleep, self.pace, self.key = dict(extra or {}), sleep, Pace(concurrency), key
         self.limit_field = "max_tokens"
         self.http = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=httpx.Timeout(timeout, connect=min(30.0, timeout)),
@@ -168,7 +168,8 @@ class Endpoint:
                         return 0, headers, "", time.monotonic() - began, f"no whole answer in {self.timeout:g} s"
                     if size > MAX_BODY:
                         return 0, headers, "", time.monotonic() - began, f"an answer of more than {MAX_BODY >> 20} MiB"
-            return status, headers, b"".join(chunks).decode("utf-8", "replace"), time.monotonic() - began, ""
+            text = b"".join(chunks).decode("utf-8", "replace")
+            return status, headers, text.replace(self.key, "(the key)") if self.key else text, time.monotonic() - began, ""
         except self.httpx.TimeoutException:
             return 0, headers, "", time.monotonic() - began, f"no answer in {self.timeout:g} s"
         except (self.httpx.UnsupportedProtocol, self.httpx.InvalidURL) as error:

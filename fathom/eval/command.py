@@ -55,7 +55,7 @@ def make_command(open_local: OpenLocal, key_from_environment: Callable[[], str])
         humaneval: Annotated[Path | None, typer.Option(help="Also the problems of this file in HumanEval's format.")] = None,
         mbpp: Annotated[Path | None, typer.Option(help="Also the problems of this file in MBPP's format.")] = None,
         repeats: Annotated[int | None, typer.Option(help="How often the stability items are asked [full: 3, smoke: 1].")] = None,
-        concurrency: Annotated[int, typer.Option(help="Requests at a time; fewer while the service asks for patience.")] = 8,
+        concurrency: Annotated[int, typer.Option(help="Questions at a time; fewer while a service asks for patience.")] = 8,
         out: Annotated[Path, typer.Option(help="Folder for the store and the reports.")] = Path("runs/eval"),
         resume: Annotated[bool, typer.Option("--resume/--fresh", help="Continue an unfinished run, or begin anew.")] = True,
         compare: Annotated[list[str] | None, typer.Option(help="A report.json, its folder or a run's id; may be repeated.")] = None,

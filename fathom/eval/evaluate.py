@@ -198,7 +198,9 @@ def _model(options: Options, open_local: OpenLocal | None) -> Model:
     if options.local is not None:
         if open_local is None:
             raise UserError("--local", options.local, "needs a session to open it")
-        return LocalModel(open_local(options.local), options.model, options.temperature, options.thinking_room or 0)
+        opened = open_local(options.local)
+        opened = opened._replace(at_once=min(opened.at_once, options.concurrency))
+        return LocalModel(opened, options.model, options.temperature, options.thinking_room or 0)
     assert options.endpoint is not None and options.model is not None, "check saw to it"
     room = choices.THINKING_ROOM if options.thinking_room is None else options.thinking_room
     return Endpoint(options.endpoint, options.model, options.key, concurrency=options.concurrency, timeout=options.timeout,

@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             return self.reply(404, {"error": {"message": "no such route"}})
         if CONFIG.get("key") and self.headers.get("Authorization") != f"Bearer {CONFIG['key']}":
-            return self.reply(401, {"error": {"message": "bad key"}})
+            return self.reply(401, {"error": {"message": f"bad key: {self.headers.get('Authorization')}"}})
         request = json.loads(body)
         digest = hashlib.sha256(json.dumps(request["messages"], sort_keys=True).encode()).hexdigest()
         with LOCK:

@@ -85,6 +85,16 @@ def test_a_smoke_run_with_a_key(tmp_path, serve, kinds, walls):
     assert "sk-secret-42" not in text
 
 
+def test_a_refused_key_stops_the_run_and_is_not_quoted(tmp_path, serve):
+    """The service says it back, as some do."""
+    service = serve(key="sk-right-1")
+    (tmp_path / "key").write_text("sk-wrong-77\n")
+    text = finish(start(service, tmp_path / "out", "--key-file", str(tmp_path / "key"), "--dimension", "judgment"), code=2)
+    assert "refuses the key" in text and "bad key: Bearer (the key)" in text and service.stats()["requests"] == 0
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"sk-wrong-77" not in path.read_bytes(), path
+
+
 def test_killed_and_started_again_it_asks_nothing_twice(tmp_path, serve, kinds):
     """The service falls silent after 40 answers; the run is killed while it waits; what was answered is never asked again."""
     dimensions = ("grounding", "integrity", "communication", "constraints")

@@ -237,7 +237,8 @@ def test_what_was_too_long_is_told(tmp_path):
     assert remarks(run(tmp_path, right)[0]) == []
 
 
-def test_as_many_calls_at_once_as_the_model_allows(tmp_path):
+@pytest.mark.parametrize("allowed, wanted", [(3, 8), (8, 3)])
+def test_as_many_calls_at_once_as_the_model_allows_and_the_user_wants(tmp_path, allowed, wanted):
     now, most, lock = [0], [0], threading.Lock()
     full = threading.Event()
 
@@ -252,7 +253,8 @@ def test_as_many_calls_at_once_as_the_model_allows(tmp_path):
             now[0] -= 1
         return ""
 
-    evaluate(Options(local=Path("m"), seed=5, out=tmp_path), open_local=lambda path: Opened("m", chat, 3), console=QUIET, kinds=KINDS)
+    options = Options(local=Path("m"), seed=5, out=tmp_path, concurrency=wanted)
+    evaluate(options, open_local=lambda path: Opened("m", chat, allowed), console=QUIET, kinds=KINDS)
     assert most[0] == 3
 
 
