@@ -161,15 +161,17 @@ def _eval(app: typer.Typer) -> None:
 
 def _open_local(folder: Path) -> Any:
     """A checkpoint as the evaluation asks it."""
+    from .engine.engine import SEQUENCES
     from .eval.runner import Opened
 
     session = _load(folder, "auto", None, quiet=False)
+    session.engine.start()  # so that calls from several threads are computed together
 
     def chat(messages: list[dict[str, Any]], *, max_tokens: int, temperature: float | None) -> str:
         options = {} if temperature is None else {"temperature": temperature}
         return session.chat(messages, thinking=False, max_tokens=max_tokens, **options)["content"]
 
-    return Opened(folder.resolve().name, chat)
+    return Opened(folder.resolve().name, chat, at_once=SEQUENCES)
 
 
 def _doctor(app: typer.Typer) -> None:
