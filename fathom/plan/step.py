@@ -24,7 +24,6 @@ from .training import gradient_bytes, persistent_bytes
 
 TILE_QUERIES, TILE_CELLS = 128, 1 << 20  # of one attention tile at most (ops/spans.py)
 GATHER_FROM = 6  # chosen entries are gathered once a tile sees more than so many times index_topk (ops/reference/attention.py)
-PADDED_UP_TO = 2.0  # rows of a padded expert layout over those that are needed (ops/reference/moe.py)
 LOGITS = 1 << 22  # logits of one slice of the cross-entropy (ops/reference/loss.py)
 ORTHOGONALIZED = 1 << 24  # values of one Newton–Schulz batch (train/optim/muon.py)
 WIDE, ITEM = 4, {"fp32": 4, "bf16": 2}
@@ -32,17 +31,15 @@ WIDE, ITEM = 4, {"fp32": 4, "bf16": 2}
 
 @dataclass(frozen=True)
 class Micro:
-    """One micro-batch: `rows` documents of `length` tokens, computed in `precision`, with `imbalance` of the experts' load.
+    """One micro-batch: `rows` documents of `length` tokens, computed in `precision`.
 
     Attributes:
-        imbalance: the fullest expert's load over the mean, less 1, of every router (metrics.jsonl has it) or of each block.
         mtp, indexer: whether the MTP loss and the indexers' loss take part.  sparse: CSA attends to chosen entries.
     """
 
     length: int
     rows: int
     precision: str = "fp32"
-    imbalance: float | tuple[float, ...] = 0.15
     mtp: bool = True
     indexer: bool = True
     sparse: bool = True
@@ -93,8 +90,7 @@ def saved_by_operator(c: ModelConfig, m: Micro) -> dict[str, float]:
     """Bytes a token that the whole forward pass saves, by operator."""
     out: dict[str, float] = defaultdict(float)
     for block, ratio in enumerate(c.compress_ratios):
-        imbalance = m.imbalance[block] if isinstance(m.imbalance, tuple) else m.imbalance
-        for operator, size in _block(c, m, ratio, imbalance):
+        for operator, size in _block(c, m, ratio):
             out[operator] += size
         if block >= c.num_hidden_layers:  # what MTP puts before its block; in fp32 its norm shares the streams with the head mix
             shared = c.hc_mult if m.precision == "fp32" else 0
@@ -108,20 +104,20 @@ def saved_by_operator(c: ModelConfig, m: Micro) -> dict[str, float]:
     return dict(out)
 
 
-def _block(c: ModelConfig, m: Micro, ratio: int, imbalance: float) -> Iterator[tuple[str, float]]:
+def _block(c: ModelConfig, m: Micro, ratio: int) -> Iterator[tuple[str, float]]:
     D, S, wide_copy = c.hidden_size, c.hc_mult * c.hidden_size, WIDE if m.precision == "bf16" else 0
     N = c.hc_mult
     mixing = 1 + (2 + N) * N + 7 * N + 2 * N + 2 * N * N + N + N * N  # coefficients on their way through the sigmoids and Sinkhorn
     yield "streams", 2 * ((WIDE + wide_copy) * S + WIDE * D + WIDE * mixing)  # mix and expand both widen the streams
     yield "norm", 2 * 2 * WIDE * D
     yield from _attention(c, m, ratio, wide_copy)
-    yield from _experts(c, m, imbalance)
+    yield from _experts(c, m)
 
 
 def _attention(c: ModelConfig, m: Micro, ratio: int, wide_copy: int) -> Iterator[tuple[str, float]]:
     D, C, q = c.hidden_size, c.head_dim, c.num_attention_heads * c.head_dim
     yield "projections", m.item * D + (2 * WIDE + m.item) * c.q_lora_rank + WIDE * q + 2 * WIDE * C + m.item * c.o_groups * c.o_lora_rank
-    yield "attend", m.item * (3 * q + C) + WIDE * c.num_attention_heads  # q, output, and its grouped copy
+    yield "attend", m.item * (3 * q + C)  # q, output, and its grouped copy
     if not ratio:
         return
     series = 2 if ratio == 4 else 1
@@ -147,13 +143,10 @@ def _index_loss(c: ModelConfig, m: Micro) -> float:
     return total / m.length
 
 
-def _experts(c: ModelConfig, m: Micro, imbalance: float) -> Iterator[tuple[str, float]]:
+def _experts(c: ModelConfig, m: Micro) -> Iterator[tuple[str, float]]:
     D, I, K, E = c.hidden_size, c.moe_intermediate_size, c.num_experts_per_tok, c.n_routed_experts
-    rows = E * round(m.tokens * K * (1 + imbalance) / E) / m.tokens  # padded to the fullest expert
-    rows = rows if rows <= PADDED_UP_TO * K else K
     yield "route", WIDE * (D + 3 * E) + 28 * K + (m.item * D if m.precision == "bf16" else 0)
-    yield "experts", rows * (m.item * D + (6 * WIDE + m.item) * I + 16) + 16 * K
-    yield "experts", (5 * WIDE + m.item) * I  # the shared one
+    yield "experts", (K + 1) * (m.item * D + (6 * WIDE + m.item) * I + WIDE + 3 * 8)  # rows of the routed and the shared; three numbers a row
 
 
 def cast_bytes(c: ModelConfig) -> int:

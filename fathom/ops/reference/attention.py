@@ -7,10 +7,13 @@ probability away. Work goes tile by tile: the window is a band, never an S×S ma
 Chosen entries are either gathered per query or, while few entries are visible, read as one block with the others masked out. Both
 compute the same softmax; the block is a plain matrix product and, under autograd, spares a scatter.
 
-The backward pass is written out: it visits the same tiles and makes their weights again from the saved log-sum-exp, so nothing of
-(query, key) size outlives a tile in training either, and each gradient is added where it belongs instead of through full-size zeros.
+The logits of a tile stand side by side in one tensor: window, entries, sink. Masks are written there first and the products added
+to them, since filling through a broadcast mask costs as much as the softmax.
 
-Shapes: T queries, H heads, C head_dim, Q queries of a tile, K entries chosen per query.
+The backward pass is written out: it visits the same tiles and makes their weights again, so nothing of (query, key) size outlives a
+tile in training either, and each gradient is added where it belongs instead of through full-size zeros.
+
+Shapes: T queries, H heads, C head_dim, Q queries of a tile, n keys of a part, K entries chosen per query.
 Source: SPEC section 2, attention item 4; logit scale C^-0.5, softmax in fp32.
 """
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from ..spans import Entries, Spans
 from ..widen import widen
+from .rows import select_rows
 
 ALIGN = 16  # window keys of a tile come in multiples of this
 GATHER_FROM = 6  # gather chosen entries once a tile sees more than this many times K
@@ -42,10 +46,10 @@ def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries
 
 @dataclass(frozen=True)
 class Part:
-    """Keys that a tile looks at: logits [Q, H, n] fp32 (-inf where unseen); their rows as values, [n, C] shared by all queries or
+    """Keys that a tile looks at: which of them its queries don't see, [Q, n]; their rows as values, [n, C] shared by all queries or
     [Q, n, C]; and where those rows are in the window (`pooled` False) or the pool."""
 
-    logits: Tensor
+    unseen: Tensor
     values: Tensor
     rows: slice | Tensor
     pooled: bool
@@ -57,47 +61,50 @@ class _Attend(torch.autograd.Function):
                 entry_spans: Spans | None, chosen: Tensor | None) -> Tensor:
         ctx.arguments = window_spans, entries, entry_spans, chosen
         out = torch.empty_like(q)
-        lse = widen(q.new_empty(q.shape[:2]))
         for q0, q1, _, _ in window_spans.tiles:
-            parts = tile_parts(q, q0, q1, window, window_spans, entries, entry_spans, chosen)
-            out[q0:q1], lse[q0:q1] = _softmax_sum(parts, sink)
-        ctx.save_for_backward(q, window, sink, pool, out, lse)
+            parts = tile_parts(q0, q1, window, window_spans, entries, entry_spans, chosen)
+            out[q0:q1] = _weighted_sum(tile_weights(q[q0:q1], parts, sink), parts)
+        ctx.save_for_backward(q, window, sink, pool, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, window, sink, pool, out, lse = ctx.saved_tensors
+        q, window, sink, pool, out = ctx.saved_tensors
         window_spans, entries, entry_spans, chosen = ctx.arguments
         delta = (widen(grad) * widen(out)).sum(-1)  # [T, H]
         grad_q, grad_rows = torch.empty_like(q), {False: torch.zeros_like(widen(window)), True: torch.zeros_like(widen(pool))}
+        grad_sink = torch.zeros_like(delta[0])
         for q0, q1, _, _ in window_spans.tiles:
-            query, g = q[q0:q1] * q.shape[-1] ** -0.5, grad[q0:q1]
+            query, g, d = q[q0:q1] * q.shape[-1] ** -0.5, grad[q0:q1], delta[q0:q1]
+            parts = tile_parts(q0, q1, window, window_spans, entries, entry_spans, chosen)
+            weights = tile_weights(q[q0:q1], parts, sink)
             total = torch.zeros_like(widen(query))
-            for part in tile_parts(q, q0, q1, window, window_spans, entries, entry_spans, chosen):
-                p = part.logits.sub_(lse[q0:q1].unsqueeze(2)).exp_()
-                d_query, d_values = _part_gradients(p, part.values, query, g, delta[q0:q1])
+            for part, p in zip(parts, split_weights(weights, parts), strict=True):
+                d_query, d_values = _part_gradients(p, part.values, query, g, d)
                 total += d_query
                 _add_rows(grad_rows[part.pooled], part.rows, d_values)
             grad_q[q0:q1] = total * q.shape[-1] ** -0.5
-        grad_sink = -((sink - lse).exp() * delta).sum(0).to(sink.dtype)
+            grad_sink -= (weights[..., -1] * d).sum(0)
         grad_pool = grad_rows[True].to(pool.dtype) if entries is not None else None
-        return grad_q, grad_rows[False].to(window.dtype), grad_sink, grad_pool, None, None, None, None
+        return grad_q, grad_rows[False].to(window.dtype), grad_sink.to(sink.dtype), grad_pool, None, None, None, None
 
 
-def tile_parts(q: Tensor, q0: int, q1: int, window: Tensor, window_spans: Spans, entries: Entries | None, entry_spans: Spans | None,
+def tile_parts(q0: int, q1: int, window: Tensor, window_spans: Spans, entries: Entries | None, entry_spans: Spans | None,
                chosen: Tensor | None) -> list[Part]:
     """What queries q0..q1 look at: the window and, where any are visible, the entries."""
-    query = widen(q[q0:q1]) * q.shape[-1] ** -0.5
     w0, w1 = window_spans.reach(q0, q1)
     w0 = max(0, w1 - -(-(w1 - w0) // ALIGN) * ALIGN)  # a few more keys, masked out, for a faster product
-    parts = [_block(query, window, slice(w0, w1), window_spans.outside(q0, q1, w0, w1), pooled=False)]
+    parts = [Part(window_spans.outside(q0, q1, w0, w1), window[w0:w1], slice(w0, w1), pooled=False)]
     if entries is not None and entry_spans is not None:
         e0, e1 = entry_spans.reach(q0, q1)
         if e1 > e0 and chosen is not None and not as_block(e1 - e0, chosen.shape[1]):
-            parts.append(_gathered(query, entries, chosen[q0:q1]))
+            picked = chosen[q0:q1]
+            rows = entries.at(picked.clamp(min=0))
+            parts.append(Part(picked < 0, select_rows(entries.pool, rows), rows, pooled=True))
         elif e1 > e0:
             unseen = entry_spans.outside(q0, q1, e0, e1) if chosen is None else _not_chosen(chosen[q0:q1], e0, e1)
-            parts.append(_block(query, entries.pool, entries.between(e0, e1), unseen, pooled=True))
+            rows = entries.between(e0, e1)
+            parts.append(Part(unseen, select_rows(entries.pool, rows), rows, pooled=True))
     return parts
 
 
@@ -113,42 +120,42 @@ def _not_chosen(picked: Tensor, e0: int, e1: int) -> Tensor:
     return unseen[:, :-1]
 
 
-def _block(query: Tensor, source: Tensor, rows: slice | Tensor, unseen: Tensor, pooled: bool) -> Part:
-    """Queries [Q, H, C] against the same rows of `source`, but for unseen [Q, n]."""
-    Q, H, C = query.shape
-    values = source[rows]
-    logits = (query.reshape(Q * H, C) @ widen(values).T).view(Q, H, -1)
-    return Part(logits.masked_fill_(unseen.unsqueeze(1), float("-inf")), values, rows, pooled)
+def tile_weights(q: Tensor, parts: list[Part], sink: Tensor) -> Tensor:
+    """Attention weights [Q, H, Σ n + 1] in fp32 of queries q [Q, H, C]: softmax over the keys of all parts in order, and the sink."""
+    Q, H, C = q.shape
+    query = widen(q) * C**-0.5
+    logits = query.new_empty(Q, H, sum(part.unseen.shape[1] for part in parts) + 1)
+    logits[..., -1] = sink
+    for part, piece in zip(parts, split_weights(logits, parts), strict=True):
+        mask = torch.zeros_like(part.unseen, dtype=query.dtype).masked_fill_(part.unseen, float("-inf")).unsqueeze(1)
+        keys = widen(part.values)
+        if keys.dim() == 3:
+            torch.add(mask, query @ keys.transpose(1, 2), out=piece)
+        else:
+            piece.copy_(mask)
+            piece.view(Q * H, -1).addmm_(query.view(Q * H, C), keys.T)
+    return logits.softmax(-1)
 
 
-def _gathered(query: Tensor, entries: Entries, picked: Tensor) -> Part:
-    """Queries [Q, H, C] each against its own entries picked [Q, K]."""
-    rows = entries.at(picked.clamp(min=0))
-    values = entries.pool[rows]  # [Q, K, C]
-    logits = query @ widen(values).transpose(1, 2)
-    return Part(logits.masked_fill_((picked < 0).unsqueeze(1), float("-inf")), values, rows, pooled=True)
+def split_weights(weights: Tensor, parts: list[Part]) -> tuple[Tensor, ...]:
+    """Views [Q, H, n] of each part's own logits or weights; the sink's are left over."""
+    return weights.split([*(part.unseen.shape[1] for part in parts), 1], dim=-1)[:-1]
 
 
-def _softmax_sum(parts: list[Part], sink: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ softmax(logits, sink) · values over all parts, [Q, H, C]; and the log-sum-exp of logits and sink, [Q, H]."""
-    Q, H, _ = parts[0].logits.shape
-    sink = sink.to(parts[0].logits.dtype).unsqueeze(1)  # [H, 1]
-    top = torch.maximum(torch.stack([part.logits.amax(-1, keepdim=True) for part in parts]).amax(0), sink)
-    total, below = None, (sink - top).exp()
-    for part in parts:
-        p = part.logits.sub_(top).exp_()
-        below = below + p.sum(-1, keepdim=True)
-        weights = p.to(part.values.dtype)  # one of the published rounding points: weights take the values' type for the product
-        term = weights @ part.values if part.values.dim() == 3 else (weights.view(Q * H, -1) @ part.values).view(Q, H, -1)
-        total = widen(term) if total is None else total + term
-    return total / below, (top + below.log()).squeeze(-1)
+def _weighted_sum(weights: Tensor, parts: list[Part]) -> Tensor:
+    """Σ weights · values over all parts, [Q, H, C]. Weights take the values' type for the product: a published rounding point."""
+    Q, H, _ = weights.shape
+    terms = []
+    for part, p in zip(parts, split_weights(weights.to(parts[0].values.dtype), parts), strict=True):
+        terms.append(p @ part.values if part.values.dim() == 3 else (p.flatten(0, 1) @ part.values).view(Q, H, -1))
+    return terms[0] if len(terms) == 1 else widen(terms[0]) + terms[1]
 
 
 def _part_gradients(p: Tensor, values: Tensor, query: Tensor, grad: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of one part: of the scaled queries [Q, H, C], and of its rows as values and keys together, shaped like `values`.
 
     Args:
-        p: attention weights [Q, H, n], overwritten.  grad: gradient of the output [Q, H, C].  delta: Σ_C grad · output [Q, H].
+        p: attention weights [Q, H, n].  grad: gradient of the output [Q, H, C].  delta: Σ_C grad · output [Q, H].
     """
     Q, H, C = query.shape
     dtype = values.dtype
@@ -159,7 +166,7 @@ def _part_gradients(p: Tensor, values: Tensor, query: Tensor, grad: Tensor, delt
         return d_logits @ values, d_values + d_logits.transpose(1, 2) @ query
     flat_grad, flat_query = grad.reshape(Q * H, C), query.reshape(Q * H, C)
     d_p = widen(flat_grad @ values.T)
-    p = p.view(Q * H, -1)
+    p = p.flatten(0, 1)
     d_values = p.to(dtype).T @ flat_grad
     d_logits = d_p.sub_(delta.reshape(Q * H, 1)).mul_(p).to(dtype)
     return (d_logits @ values).view(Q, H, C), d_values + d_logits.T @ flat_query

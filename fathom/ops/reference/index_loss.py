@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..spans import Entries, Spans
 from ..widen import widen
-from .attention import as_block, tile_parts
+from .attention import as_block, split_weights, tile_parts, tile_weights
+from .rows import select_rows
 
 
 def index_loss(index_q: Tensor, w: Tensor, index_keys: Entries, q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries: Entries,
@@ -29,7 +30,8 @@ def index_loss(index_q: Tensor, w: Tensor, index_keys: Entries, q: Tensor, windo
         if e1 == e0:
             continue
         with torch.no_grad():
-            target, unseen = _target([p.logits for p in tile_parts(q, q0, q1, window, window_spans, entries, entry_spans, chosen)], sink)
+            parts = tile_parts(q0, q1, window, window_spans, entries, entry_spans, chosen)
+            target, unseen = _target(split_weights(tile_weights(q[q0:q1], parts, sink), parts)[-1]), parts[-1].unseen
         picked = None if chosen is None else chosen[q0:q1]
         scores = _scores(index_q[q0:q1], w[q0:q1], index_keys, picked, e0, e1)
         log_p = scores.masked_fill(unseen, float("-inf")).masked_fill(unseen.all(1, keepdim=True), 0).log_softmax(1)
@@ -37,22 +39,18 @@ def index_loss(index_q: Tensor, w: Tensor, index_keys: Entries, q: Tensor, windo
     return total
 
 
-def _target(parts: list[Tensor], sink: Tensor) -> tuple[Tensor, Tensor]:
-    """Head-summed attention over the tile's entries, [Q, n], rows summing to 1 (0 where a query sees none); and what it can't see."""
-    logits = parts[-1]
-    unseen = logits[:, 0] == float("-inf")
-    Q, H, n = logits.shape
-    last = sink.to(logits.dtype).view(1, H, 1).expand(Q, H, 1)
-    mass = torch.cat([*parts, last], dim=-1).softmax(-1)[..., -n - 1 : -1].sum(1)
-    return mass / mass.sum(-1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny), unseen
+def _target(weights: Tensor) -> Tensor:
+    """Head-summed attention over the tile's entries, from weights [Q, H, n] to [Q, n], rows summing to 1 (0 where a query sees none)."""
+    mass = weights.sum(1)
+    return mass / mass.sum(-1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
 
 
 def _scores(q: Tensor, w: Tensor, keys: Entries, picked: Tensor | None, e0: int, e1: int) -> Tensor:
     """Index scores [Q, n] of the same entries, in the same layout as attention's tile."""
     q = widen(q)
     if picked is None or as_block(e1 - e0, picked.shape[1]):
-        products = q @ widen(keys.pool[keys.between(e0, e1)]).T  # [Q, J, n]
+        products = q @ widen(select_rows(keys.pool, keys.between(e0, e1))).T  # [Q, J, n]
     else:
-        products = q @ widen(keys.pool[keys.at(picked.clamp(min=0))]).transpose(1, 2)
+        products = q @ widen(select_rows(keys.pool, keys.at(picked.clamp(min=0)))).transpose(1, 2)
     return (w.unsqueeze(2).to(products.dtype) * products.relu()).sum(1)
 

@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..widen import widen
+from .slices import wants_gradient
+
+OUTPUTS = 1024  # rows of a weight that are widened at once where no gradient is wanted: the output matrix has many
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -19,7 +22,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 def linear_fp32(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., in] · weight [out, in]ᵀ → [..., out] in at least fp32."""
     x = widen(x)
-    return F.linear(x, weight.to(x.dtype))
+    if wants_gradient(x, weight) or weight.dtype == x.dtype or len(weight) <= OUTPUTS:
+        return F.linear(x, weight.to(x.dtype))
+    flat, out, wide = x.reshape(-1, x.shape[-1]), x.new_empty(*x.shape[:-1], len(weight)), x.new_empty(OUTPUTS, x.shape[-1])
+    for part, target in zip(weight.split(OUTPUTS), out.view(-1, len(weight)).split(OUTPUTS, dim=1), strict=True):
+        torch.mm(flat, wide[: len(part)].copy_(part).T, out=target)
+    return out
 
 
 def linear_fp32_pair(x: Tensor, first: Tensor, second: Tensor) -> Tensor:

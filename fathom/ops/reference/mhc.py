@@ -9,7 +9,7 @@ The weights depend on the token. `comb` is pushed onto the doubly stochastic mat
 depth can't amplify: its spectral norm is at most 1. All of it is at least fp32; twenty normalisations in bf16 leave the manifold.
 
 The normalisations work on N×N matrices laid out [N, N, T], so that every one of the forty is a few long vector operations and
-not T tiny ones. In inference the wide copies of the streams are made a slice of tokens at a time, to stay in cache.
+not T tiny ones.
 
 Shapes: T tokens, N streams, D hidden size, M = (2 + N)·N mixing coefficients.
 Source: technical report §2.2, SPEC section 2; normalisation order and places of eps as in the published inference code.
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from ..widen import widen
-
-SLICE = 256  # tokens whose wide streams are held at once in inference
+from .slices import by_slices
 
 
 def mhc_mix(X: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, sinkhorn_steps: int, norm_eps: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,37 +33,37 @@ def mhc_mix(X: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, sinkhorn_step
     Returns:
         h [T, D] in X's dtype; post [T, N] in (0, 2) and comb [T, N, N], fp32 or wider. comb[t, j, k] takes stream j to stream k.
     """
-    T, N, D = X.shape
-    mixes, reads = [], []
-    for part in _slices(X):
-        wide = widen(part)
+    T, N, _ = X.shape
+    mixes = []
+
+    def read(X: Tensor) -> Tensor:
+        wide = widen(X)
         mix = _project(wide, fn, norm_eps)
-        pre = torch.sigmoid(mix[:, :N] * scale[0] + base[:N]) + eps
         mixes.append(mix[:, N:])
-        reads.append(_read(wide, pre).to(X.dtype))
-    mix = _join(mixes)
+        return _read(wide, torch.sigmoid(mix[:, :N] * scale[0] + base[:N]) + eps)
+
+    h = by_slices(read, X, dtype=X.dtype)
+    mix = torch.cat(mixes)
     post = 2 * torch.sigmoid(mix[:, :N] * scale[1] + base[N : 2 * N])
     comb = sinkhorn((mix[:, N:] * scale[2] + base[2 * N :]).T.reshape(N, N, T), sinkhorn_steps, eps)
-    return _join(reads), post, comb.permute(2, 0, 1).contiguous()
+    return h, post, comb.permute(2, 0, 1).contiguous()
 
 
 def mhc_expand(X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """New streams [T, N, D] from the old ones and the sublayer's output `out` [T, D]; comb is summed over its FIRST stream axis."""
-    results = []
-    for x, o, p, c in zip(_slices(X), _slices(out), _slices(post), _slices(comb), strict=True):
-        write = p.unsqueeze(2) * widen(o).unsqueeze(1)  # [T, N, D]
-        results.append(torch.baddbmm(write, c.transpose(1, 2), widen(x)).to(X.dtype))
-    return _join(results)
+    def work(X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+        return torch.baddbmm(post.unsqueeze(2) * widen(out).unsqueeze(1), comb.transpose(1, 2), widen(X))
+
+    return by_slices(work, X, out, post, comb, dtype=X.dtype)
 
 
 def mhc_head(X: Tensor, fn: Tensor, scale: Tensor, base: Tensor, *, norm_eps: float, eps: float) -> Tensor:
     """The final mix of streams X [T, N, D] into one [T, D]: sigmoid weights, no Sinkhorn. fn [N, N·D], scale [1], base [N]."""
-    results = []
-    for part in _slices(X):
-        wide = widen(part)
-        pre = torch.sigmoid(_project(wide, fn, norm_eps) * scale + base) + eps
-        results.append(_read(wide, pre).to(X.dtype))
-    return _join(results)
+    def work(X: Tensor) -> Tensor:
+        wide = widen(X)
+        return _read(wide, torch.sigmoid(_project(wide, fn, norm_eps) * scale + base) + eps)
+
+    return by_slices(work, X, dtype=X.dtype)
 
 
 def sinkhorn(logits: Tensor, steps: int, eps: float) -> Tensor:
@@ -83,9 +82,13 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, m: Tensor, steps: int, eps: float) -> Tensor:
         ctx.save_for_backward(m)
         ctx.steps, ctx.eps = steps, eps
+        N, _, T = m.shape
+        framed = m.new_full((N + 1, N + 1, T), eps)  # a row and a column of eps, so that a sum has it in already
+        inner = framed[:N, :N].copy_(m)
+        with_eps = framed[:, :N], framed[:N]
         for axis in _axes(steps):
-            m = m / m.sum(axis, keepdim=True).add_(eps)
-        return m
+            inner.div_(with_eps[axis].sum(axis, keepdim=True))
+        return inner
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -113,12 +116,3 @@ def _project(wide: Tensor, fn: Tensor, norm_eps: float) -> Tensor:
 
 def _read(wide: Tensor, pre: Tensor) -> Tensor:
     return (pre.unsqueeze(1) @ wide).squeeze(1)
-
-
-def _slices(x: Tensor) -> tuple[Tensor, ...]:
-    """x cut along tokens in inference; whole under autograd, where every cut costs a copy in the backward pass."""
-    return (x,) if torch.is_grad_enabled() else x.split(SLICE)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,33 +9,38 @@ import torch
 from torch import Tensor
 
 from ..widen import widen
+from .slices import by_slices
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [..., D] / rms(x) · weight [D], in x's dtype."""
-    wide = widen(x)
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+    return by_slices(lambda x: _normed(x, eps) * weight, x, dtype=x.dtype)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the last R dims of x [T, C] or [T, H, C] by the angles of cos, sin [T, R/2]; x's dtype."""
-    return _rotate(widen(x), cos, sin).to(x.dtype)
+    return by_slices(_rotate, x, cos, sin, dtype=x.dtype)
 
 
 def norm_rope(x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
     """RMSNorm over the last dim of x [T, C] or [T, H, C] (weight [C], or none for queries), then RoPE; x's dtype."""
+    def work(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return _rotate(_normed(x, eps) if weight is None else _normed(x, eps) * weight, cos, sin)
+
+    return by_slices(work, x, cos, sin, dtype=x.dtype)
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
     wide = widen(x)
-    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    if weight is not None:
-        wide = wide * weight
-    return _rotate(wide, cos, sin).to(x.dtype)
+    return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """In fp32. Each pair (a, b) becomes (a·cos - b·sin, b·cos + a·sin): both dims times cos, plus the pair swapped times (-sin, sin)."""
     R = 2 * cos.shape[-1]
+    plain, turned = widen(x).split([x.shape[-1] - R, R], dim=-1)
+    both, cross = torch.stack((cos, cos), dim=-1).flatten(-2), torch.stack((-sin, sin), dim=-1).flatten(-2)  # [T, R]
     if x.dim() == 3:
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    plain, turned = x.split([x.shape[-1] - R, R], dim=-1)
-    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((plain, turned), dim=-1)
+        both, cross = both.unsqueeze(1), cross.unsqueeze(1)
+    swapped = turned.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.cat((plain, turned * both + swapped * cross), dim=-1)

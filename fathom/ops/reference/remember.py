@@ -22,7 +22,7 @@ def remember(ring: Tensor, values: Tensor, history: History) -> Tensor:
     slot, position = history.read
     rows = torch.cat((ring[slot, position % ring.shape[1]].to(values.dtype), values)) if len(slot) else values
     _store(ring, values, history)
-    return rows if history.order is None else rows[history.order]
+    return rows if history.order is None else rows.index_select(0, history.order)
 
 
 def _store(ring: Tensor, values: Tensor, history: History) -> None:
