@@ -327,11 +327,11 @@ def test_the_keyboard_alone_does_it(visit):
     page.keyboard.press("ArrowUp")
     assert page.evaluate("document.activeElement.value") == "One\nTwo"
     page.keyboard.press("Escape")
-    page.keyboard.press("Control+/")
-    page.keyboard.press("Escape")
-    page.keyboard.press("Control+Comma")
-    page.keyboard.press("Escape")
-    assert page.locator("dialog").count() == 0
+    for shortcut, title in (("Control+/", "Keyboard"), ("Control+Comma", "Settings")):
+        page.keyboard.press(shortcut)
+        assert visit.own("dialog h2") == title
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog", state="detached")
     page.keyboard.press("Control+b")
     page.wait_for_selector("#side", state="hidden")
     page.keyboard.press("Control+b")

@@ -100,6 +100,24 @@ def test_a_tool_call_is_shown_and_its_result_sent(visit):
 
 
 @needs_browser
+@pytest.mark.parametrize("label", ["No thinking", "Thinking"])
+def test_an_answer_that_was_cut_goes_on(visit, label):
+    settings(visit, maxTokens=2, seed=1)
+    visit.mode(label)
+    visit.ask("Go on and on")
+    before = kept(visit)
+    settings(visit, maxTokens=12, seed=2)
+    visit.page.get_by_role("button", name="Continue").click()
+    visit.wait()
+    after = kept(visit)
+    (old,), (new,) = ([node for node in talk["nodes"].values() if node["role"] == "assistant"] for talk in (before, after))
+    assert old["finish"] == "length" and visit.page.locator(".trouble").count() == 0
+    assert new["reasoning"].startswith(old["reasoning"]) and new["content"].startswith(old["content"])
+    assert len(new["reasoning"] + new["content"]) > len(old["reasoning"] + old["content"])
+    assert after["spent"]["cost"] == new["cost"] > old["cost"], "both parts are paid"
+
+
+@needs_browser
 def test_a_file_has_the_services_own_count(visit, live):
     text = "def mean(values):\n    return sum(values) / len(values)\n" * 3
     visit.page.set_input_files("#file-input", files=[{"name": "mean.py", "mimeType": "text/plain", "buffer": text.encode()}])

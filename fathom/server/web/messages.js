@@ -61,7 +61,7 @@ function answerView(conversation, node, actions) {
   const thought = el("div", { class: "thought", tabindex: "0" });
   const summary = el("summary", {});
   const reasoning = el("details", { class: "reasoning", hidden: true }, summary, thought);
-  let touched = false;
+  let touched = false, shown = 0;
   summary.addEventListener("click", () => { touched = true; });
   const waiting = el("div", { class: "waiting" }, el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), el("span", { class: "say soft" }));
   const content = el("div", { class: "prose" });
@@ -79,7 +79,8 @@ function answerView(conversation, node, actions) {
     summary.textContent = thinking ? `Thinking… ${duration(node.reasoningMs ?? 0)}` : `Thought for ${duration(node.reasoningMs ?? 0)}`;
     reasoning.classList.toggle("thinking", Boolean(thinking));
     const following = thought.scrollHeight - thought.scrollTop - thought.clientHeight < 40;
-    if (thought.textContent.length !== node.reasoning.length) thought.textContent = node.reasoning;
+    thought.append(node.reasoning.slice(shown));  // what stands there stays, and with it what is selected
+    shown = node.reasoning.length;
     if (thinking && following) thought.scrollTop = thought.scrollHeight;
     waiting.hidden = !live || Boolean(node.reasoning || node.content || node.calls.length);
     waiting.lastElementChild.textContent = node.waited ? "In the queue, or reading the conversation…" : "";
