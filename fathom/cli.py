@@ -238,6 +238,12 @@ def _without_extra(verb: str, extra: str, missing: ModuleNotFoundError) -> UserE
     return UserError(verb, None, f"needs the module {missing.name}", f"pip install 'fathom[{extra}]'")
 
 
+def _bench(app: typer.Typer) -> None:
+    from .bench.command import bench_command
+
+    app.command("bench")(bench_command)
+
+
 VERBS: dict[str, tuple[str, Callable[[typer.Typer], None]]] = {
     "demo": ("train a small model on Python's own sources, measure it, let it write code", lambda app: _train(app, "demo")),
     "train": ("train a model from a recipe, or go on with a run", lambda app: _train(app, "train")),
@@ -250,6 +256,7 @@ VERBS: dict[str, tuple[str, Callable[[typer.Typer], None]]] = {
     "keys": ("make, limit and revoke API keys; give their accounts money", _keys),
     "bill": ("what the keys used and what it costs", lambda app: _bills(app, "bill")),
     "price": ("the same traffic at other prices", lambda app: _bills(app, "price")),
+    "bench": ("measure speed beside other engines", _bench),
     "doctor": ("what this installation can do, and why", _doctor),
 }
 

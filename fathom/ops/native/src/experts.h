@@ -50,10 +50,10 @@ static void arrange(const int64_t* chosen, int64_t T, int64_t K, int64_t E, cons
     for (int64_t row = next[E], t = 0; row < next[E + 1]; row++, t++) places.token[row] = t, places.slot[row] = K;
 }
 
-constexpr int JOB = 8;  // blocks of rows of one job
-
-// Rows [a, b) of `places`, all of one expert, through gate and up (panels p0 … p1) into h [rows][I].
-struct Blocks { int rows[JOB]; int count; };
+struct Blocks {  // of the rows of one job
+    int rows[GROUP];
+    int count;
+};
 
 static inline Blocks cut(int64_t n) {
     Blocks b;
@@ -77,7 +77,7 @@ struct Experts {
     // Rows of a block as the products want them. `prepared` has room for one more row behind them.
     template <class Row>
     void prepare(bf16* prepared, const Blocks& b, int64_t width, Row&& row) const {
-        bf16* rounded = prepared + JOB * ROWS * larger(padded(D), padded(I));
+        bf16* rounded = prepared + GROUP * ROWS * larger(padded(D), padded(I));
         for (int i = 0; i < b.count; i++)
             for (int r = 0; r < b.rows[i]; r++) {
                 const bf16* from = row(i * ROWS + r);
@@ -86,6 +86,7 @@ struct Experts {
             }
     }
 
+    // Rows a … of `places`, all of one expert, through gate and up (panels p0 … p1) into h [rows][I].
     void up(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, bf16* h) const {
         prepare(prepared, b, D, [&](int row) { return x + places.token[a + row] * D; });
         panels(prepared, b.rows, b.count, gate_up[expert], p0, p1, unpacked,
@@ -94,6 +95,7 @@ struct Experts {
                });
     }
 
+    // And through down, to their places.
     void out(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, const bf16* h) const {
         prepare(prepared, b, I, [&](int row) { return h + row * I; });
         panels(prepared, b.rows, b.count, down[expert], p0, p1, unpacked,
@@ -103,14 +105,14 @@ struct Experts {
                });
     }
 
-    int64_t prepared_size() const { return (JOB * ROWS + 1) * larger(padded(D), padded(I)); }
+    int64_t prepared_size() const { return (GROUP * ROWS + 1) * larger(padded(D), padded(I)); }
     int64_t unpacked_size() const {
         int64_t routed = larger(unpack_bytes(gate_up[0]), unpack_bytes(down[0])), shared = larger(unpack_bytes(gate_up[E]), unpack_bytes(down[E]));
         return larger(routed, shared) / sizeof(bf16);
     }
 
     void by_rows(int threads) const {
-        int64_t size = JOB * ROWS, jobs = 0;
+        int64_t size = GROUP * ROWS, jobs = 0;
         for (int64_t e = 0; e <= E; e++) jobs += ceil_div(places.first[e + 1] - places.first[e], size);
         int64_t* job = (int64_t*)fathom_scratch(CALL_TOO, 2 * jobs * sizeof(int64_t));  // (expert, first row)
         int64_t n = 0;
@@ -161,7 +163,7 @@ static void experts(const bf16* x, int64_t T, int64_t D, int64_t I, const float*
     job.places = {numbers, numbers + E + 2, numbers + E + 2 + most};
     arrange(chosen, T, K, E, active, job.places);
     int threads = omp_get_max_threads();
-    if (T <= ROWS) job.by_panels(threads);
+    if (T <= larger(ROWS, 8)) job.by_panels(threads);
     else job.by_rows(threads);
 }
 

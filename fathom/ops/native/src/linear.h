@@ -10,8 +10,6 @@
 namespace fathom {
 namespace FATHOM_ISA {
 
-constexpr int GROUP = 8;  // blocks of rows that share one pass over the weights
-
 static inline void put(void* y, int64_t at, vf v, int64_t n, bool fp32) {
     if (fp32) store_some((float*)y + at, v, n);
     else store_some((bf16*)y + at, v, n);

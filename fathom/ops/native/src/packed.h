@@ -16,21 +16,28 @@
 namespace fathom {
 namespace FATHOM_ISA {
 
+// ROWS: input rows of one block. They and the panels that they meet at once (`at_once`) fill the registers and don't overflow them.
 #if defined(FATHOM_TILES)
-constexpr int ROWS = 32;  // input rows of one block
+constexpr int ROWS = 32;
 #elif defined(__AVX512F__)
-constexpr int ROWS = 12;
+constexpr int ROWS = 12;  // 32 registers, a vector in each
+#elif defined(__AVX2__)
+constexpr int ROWS = 3;  // 16 registers, half a vector in each
+#elif defined(__aarch64__)
+constexpr int ROWS = 2;  // 32 registers, a quarter of a vector in each
 #else
-constexpr int ROWS = 4;
+constexpr int ROWS = 1;  // 16 registers, a quarter of a vector in each
 #endif
-constexpr int MAX_PANELS = 8;
+constexpr bool WIDE = ROWS > 4;
+constexpr int MAX_PANELS = WIDE ? 8 : 4;
+constexpr int GROUP = WIDE ? 8 : 96 / ROWS;  // blocks of rows that share one pass over the weights
 
 FATHOM_INLINE int64_t padded(int64_t columns) { return ceil_div(columns, 32) * 32; }
 FATHOM_INLINE int64_t panel_size(int64_t columns) { return padded(columns) * LANES; }  // in values
 FATHOM_INLINE int64_t panel_count(const Weight& w) { return ceil_div(w.rows, LANES); }
 
 // How many panels a block of `rows` rows takes at once: many when rows are few, to have enough independent chains of additions.
-constexpr int at_once(int rows) { return rows <= 2 ? MAX_PANELS : rows <= 4 ? 4 : 2; }
+constexpr int at_once(int rows) { return WIDE ? (rows <= 2 ? 8 : rows <= 4 ? 4 : 2) : (rows == 1 && ROWS > 1 ? 4 : 2); }
 
 // Input rows laid out for `panels`: pairs of all rows side by side, [K/2][rows]; with tiles, plain rows [rows][K]. `buffer` holds
 // ROWS·K values.
@@ -51,14 +58,21 @@ FATHOM_INLINE void prepare_row(bf16* buffer, int row, [[maybe_unused]] int rows,
 // for each of `count` neighbouring panels, an even number of them wherever an even number is left.
 template <int R, int P, class Store>
 FATHOM_INLINE void multiply(const uint32_t* a, int64_t stride, const bf16* b, int64_t size, int64_t K2, int64_t panel, Store&& store) {
-    vf acc[R][P] = {};
+    constexpr int Q = P * PIECES;
+    vn acc[R][Q] = {};
     for (int64_t k = 0; k < K2; k++) {
-        vu w[P];
-        for (int p = 0; p < P; p++) w[p] = load_u(b + p * size + k * 2 * LANES);
-        for (int r = 0; r < R; r++)
-            for (int p = 0; p < P; p++) acc[r][p] = dot2(acc[r][p], splat_u(a[k * stride + r]), w[p]);
+        un w[Q];
+        for (int q = 0; q < Q; q++) w[q] = load_n(b + q / PIECES * size + k * 2 * LANES + q % PIECES * 2 * NATIVE);
+        for (int r = 0; r < R; r++) {
+            un x = pair(a + k * stride + r);
+            for (int q = 0; q < Q; q++) acc[r][q] = dot2(acc[r][q], x, w[q]);
+        }
     }
-    for (int r = 0; r < R; r++) store(r, panel, acc[r], P);
+    for (int r = 0; r < R; r++) {
+        vf v[P];
+        for (int p = 0; p < P; p++) v[p] = whole(acc[r] + p * PIECES);
+        store(r, panel, v, P);
+    }
 }
 
 #if !defined(FATHOM_TILES)

@@ -44,18 +44,22 @@ static inline void products(const bf16* const* rows, int n, const bf16* packs, i
     }
     tile_release();
 #else
-    constexpr int BLOCK = ROWS > 4 ? 8 : 4;
+    constexpr int BLOCK = WIDE ? 8 : ROWS > 1 ? 4 : 2;
     for (int r0 = 0; r0 < n; r0 += BLOCK) {
         const bf16* row[BLOCK];
         for (int i = 0; i < BLOCK; i++) row[i] = rows[r0 + i < n ? r0 + i : r0];
         for (int64_t g = 0; g < groups; g++) {
             const bf16* pack = packs + g * size;
-            vf acc[BLOCK] = {};
+            vn acc[BLOCK][PIECES] = {};
             for (int64_t c = 0; c < C; c += 2) {
-                vu q = load_u(pack + c * LANES);
-                for (int i = 0; i < BLOCK; i++) acc[i] = dot2(acc[i], pair(row[i] + c), q);
+                un q[PIECES];
+                for (int p = 0; p < PIECES; p++) q[p] = load_n(pack + c * LANES + p * 2 * NATIVE);
+                for (int i = 0; i < BLOCK; i++) {
+                    un x = pair(row[i] + c);
+                    for (int p = 0; p < PIECES; p++) acc[i][p] = dot2(acc[i][p], x, q[p]);
+                }
             }
-            for (int i = 0; i < BLOCK && r0 + i < n; i++) store(out + (r0 + i) * wide + g * LANES, acc[i]);
+            for (int i = 0; i < BLOCK && r0 + i < n; i++) store(out + (r0 + i) * wide + g * LANES, whole(acc[i]));
         }
     }
 #endif
@@ -85,7 +89,7 @@ static inline void weigh(const uint32_t* weights, [[maybe_unused]] int lanes, co
                    });
     tile_release();
 #else
-    constexpr int R = ROWS > 4 ? 8 : 4;
+    constexpr int R = WIDE ? 8 : ROWS > 1 ? 2 : 1;
     for (int l = 0; l < lanes; l += R) {
         auto put = [&](int r, int64_t panel, const vf* v, int some) __attribute__((always_inline)) {
             for (int i = 0; i < some; i++) store(out + (l + r) * wide + (panel + i) * LANES, v[i]);

@@ -1,8 +1,9 @@
 // Sixteen fp32 lanes, and bf16 pairs, on any instruction set.
 //
-// The kernels are written once, in the compiler's vector types, and compiled once per instruction set (isa.cpp): 512-bit registers
-// hold a vector whole, narrower ones in pieces. What decides the speed is `dot2`, the product of bf16 pairs added to fp32; it has an
-// instruction of its own on AVX-512 with bf16 and is two multiply-adds elsewhere.
+// The kernels are written once, in the compiler's vector types, and compiled once per instruction set (isa.cpp). What decides the speed
+// is `dot2`, the product of bf16 pairs added to fp32; it has an instruction of its own on AVX-512 with bf16 and is two multiply-adds
+// elsewhere. The compiler keeps a vector that is wider than the machine's registers in memory, so the two products that take nearly all
+// of the time work on vectors of the machine's own width, `vn`, of which a whole one has PIECES.
 //
 // Everything is in a namespace named after the instruction set and nothing comes from the C++ library, so the linker can't merge a
 // function compiled for a wide machine into code that must run on a narrow one.
@@ -88,18 +89,40 @@ FATHOM_INLINE uint32_t greater(vf a, vf b) {
 #endif
 }
 
-// acc + a.high·b.high + a.low·b.low, lane by lane, for lanes of two bf16.
-FATHOM_INLINE vf dot2(vf acc, vu a, vu b) {
-#if defined(__AVX512BF16__)
-    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+#if defined(__AVX512F__)
+constexpr int NATIVE = 16;  // lanes of a register
+#elif defined(__AVX2__)
+constexpr int NATIVE = 8;
 #else
-    acc = fma((vf)(a & 0xffff0000u), (vf)(b & 0xffff0000u), acc);
-    return fma((vf)(a << 16), (vf)(b << 16), acc);
+constexpr int NATIVE = 4;
+#endif
+constexpr int PIECES = LANES / NATIVE;
+typedef float vn __attribute__((vector_size(4 * NATIVE)));
+typedef uint32_t un __attribute__((vector_size(4 * NATIVE)));
+
+// acc + a.high·b.high + a.low·b.low, lane by lane, for lanes of two bf16.
+FATHOM_INLINE vn dot2(vn acc, un a, un b) {
+#if defined(__AVX512BF16__)
+    return (vn)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+#else
+    vn x = (vn)(a & 0xffff0000u), y = (vn)(b & 0xffff0000u), z = (vn)(a << 16), w = (vn)(b << 16);
+#if defined(__FMA__)
+    acc = (vn)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)acc);
+    return (vn)_mm256_fmadd_ps((__m256)z, (__m256)w, (__m256)acc);
+#else
+    acc = acc + x * y;
+    return acc + z * w;
+#endif
 #endif
 }
 
+FATHOM_INLINE un load_n(const void* p) { un v; memcpy(&v, p, sizeof v); return v; }
+
 // One bf16 pair for all lanes.
-FATHOM_INLINE vu pair(const bf16* p) { uint32_t u; memcpy(&u, p, 4); return splat_u(u); }
+FATHOM_INLINE un pair(const void* p) { uint32_t u; memcpy(&u, p, 4); return un{} + u; }
+
+// A whole vector of its pieces.
+FATHOM_INLINE vf whole(const vn* pieces) { vf v; memcpy(&v, pieces, sizeof v); return v; }
 
 // Up to `n` lanes; the others are zero and stay unread or unwritten.
 FATHOM_INLINE vf load_some(const float* p, int64_t n) {
