@@ -4,7 +4,7 @@
 PYTHON      ?=                # the Python to build .venv with; without it the first that is new enough
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=                # another source of torch wheels: for a CPU alone, or for one CUDA version
-EXTRAS      ?= dev,plot,eval
+EXTRAS      ?= dev,plot,eval,serve,clients
 ARGS        ?=                # handed to pytest by `make test`, as in ARGS="tests/ops -k norm"
 
 PYTHON := $(strip $(PYTHON))
@@ -12,7 +12,7 @@ TORCH_INDEX := $(strip $(TORCH_INDEX))
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo serve bench test check clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -24,6 +24,12 @@ setup: .venv/.installed  ## make .venv with Fathom and all that its tests need; 
 
 demo: setup  ## train a small V4 model on Python's own source files, then complete some code with it
 	@.venv/bin/fathom demo
+
+serve: setup  ## serve a model on 127.0.0.1:8000, with a page to talk to it; without one, train the demo's first
+	@.venv/bin/fathom serve
+
+bench: setup  ## measure speed beside transformers; bench/ gets a table and plots
+	@.venv/bin/fathom bench
 
 test: setup  ## the tests for everyone
 	@$(RUN) pytest -m "not check" $(ARGS)
