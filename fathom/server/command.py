@@ -103,6 +103,11 @@ def serve_command(from_environment: Callable[[], str | None], open_model: Load =
         most_requests: Annotated[int, typer.Option(min=1, help="Requests at once; the next one gets 503.")] = 256,
         most_output: Annotated[int, typer.Option(min=1, help="Longest answer in tokens, whatever max_tokens says.")] = 393216,
         body_mib: Annotated[float, typer.Option(help="Largest request body.")] = 32.0,
+        head_seconds: Annotated[float, typer.Option(help="How long the head of a request may take to arrive.")] = 20.0,
+        body_seconds: Annotated[float, typer.Option(help="How long its body may take.")] = 30.0,
+        wait_seconds: Annotated[float, typer.Option(help="How long a request may wait for its first token before it gets 503.")] = 600.0,
+        answer_seconds: Annotated[float, typer.Option(help="How long an answer may take before it is cut.")] = 3600.0,
+        keep_alive_seconds: Annotated[float, typer.Option(help="A sign of life is sent after so long without a token.")] = 10.0,
         lenient: Annotated[bool, typer.Option("--lenient/--strict-reasoning", help="Take turns without reasoning_content beside tools.")] = True,
         official_quirks: Annotated[bool, typer.Option("--official-quirks", help="Ignore temperature and top_p in thinking mode.")] = False,
         stop_seconds: Annotated[float, typer.Option(help="How long answers may still take once the service is told to stop.")] = 30.0,
@@ -112,7 +117,9 @@ def serve_command(from_environment: Callable[[], str | None], open_model: Load =
         log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     ) -> None:
         settings = Settings(name or model_name(model), tuple(alias or ()), lenient=lenient, official_quirks=official_quirks, most_output=most_output,
-                            most_requests=most_requests, body_bytes=int(body_mib * 2**20), stop_seconds=stop_seconds)
+                            most_requests=most_requests, body_bytes=int(body_mib * 2**20), head_seconds=head_seconds, body_seconds=body_seconds,
+                            wait_seconds=wait_seconds, answer_seconds=answer_seconds, keep_alive_seconds=keep_alive_seconds,
+                            stop_seconds=stop_seconds)
         set_up_logging(log_level)
         place = Place(host, port, tls_cert, tls_key)
         with contextlib.closing(place.bind()) as bound:
@@ -201,7 +208,8 @@ def run(service: Service, place: Place, bound: socket.socket, started: Callable[
 
     settings = service.settings
     Server(uvicorn.Config(
-        make_app(service), http=guarded(4 * settings.most_requests), loop="asyncio", ws="none", lifespan="on", log_config=None, access_log=False,
-        proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=30, h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_graceful_shutdown=max(1, round(settings.stop_seconds)), ssl_certfile=place.cert, ssl_keyfile=place.key,
+        make_app(service), http=guarded(4 * settings.most_requests, settings.head_seconds), loop="asyncio", ws="none", lifespan="on",
+        log_config=None, access_log=False, proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=30,
+        h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
+        ssl_certfile=place.cert, ssl_keyfile=place.key,
     )).run(sockets=[bound])

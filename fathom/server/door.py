@@ -4,7 +4,7 @@ Pure ASGI, because anything that wraps responses hides a client's leaving from t
 first byte of the body, so nobody without one can make the service hold anything. A request's id is the client's own
 X-Request-Id or one made here; it comes back in the answer, stands in the log, and is what an interrupted request is resumed by.
 
-The log has method, path, status and id. It never has headers or bodies, so it never has a key.
+The log has method, path, status and id. It never has headers, queries or bodies, so it never has a key.
 """
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from fathom.server.sending import ClientGone, encoded
 from fathom.server.settings import Settings
 
 log = logging.getLogger("fathom.server")
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = re.compile(r"(?!.*sk-)[A-Za-z0-9._:-]{1,128}")
+SECRET = re.compile(r"sk-[A-Za-z0-9]{8,}")
+"""Looks like a key: it doesn't go into the log, wherever a client put it."""
 PAGE_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY"),
@@ -86,7 +88,6 @@ class Door:
             self._metrics.seconds.labels(route=route).observe(seconds)
             log.info("%s %s %s %.3fs %s", scope["method"], visit.path, visit.status or 499, seconds, visit.id)
 
-
     async def _key(self, scope: Scope) -> Key:
         """The key of a request. Raises ApiError (401) without a good one."""
         headers = dict(scope["headers"])
@@ -107,7 +108,7 @@ class Visit:
         headers = dict(scope["headers"])
         self._given = headers.get(b"x-request-id", b"").decode("latin-1")
         self.id = self._given if REQUEST_ID.fullmatch(self._given) else secrets.token_hex(16)
-        self.path = scope["path"].encode("unicode_escape").decode()[:200]
+        self.path = SECRET.sub("sk-…", scope["path"].encode("unicode_escape").decode())[:200]
         self.anthropic = speaks_anthropic(scope["path"])
         self.status: int | None = None
         scope.setdefault("state", {})["request_id"] = self.id
@@ -115,7 +116,7 @@ class Visit:
     def check_id(self) -> None:
         """Raises ApiError for an id that can't be logged and kept."""
         if self._given and self._given != self.id:
-            raise ApiError(400, "X-Request-Id: 1 to 128 letters, digits and . _ : -", param="X-Request-Id")
+            raise ApiError(400, "X-Request-Id: 1 to 128 letters, digits and . _ : -, and no key", param="X-Request-Id")
 
     async def refuse(self, error: ApiError, send: Send) -> None:
         """Sends an error as the whole answer."""

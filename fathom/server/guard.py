@@ -10,12 +10,11 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 20.0
 HEAD_BYTES = 64 * 1024
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 5\r\n\r\n"
 
 
-def guarded(most_connections: int, head_seconds: float = HEAD_SECONDS) -> type[H11Protocol]:
+def guarded(most_connections: int, head_seconds: float) -> type[H11Protocol]:
     """The protocol class for uvicorn's `http` option."""
 
     class Guarded(H11Protocol):

@@ -18,7 +18,7 @@ class Settings:
         official_quirks: thinking mode ignores temperature and top_p, as the official API does.
         most_output: the largest max_tokens; larger ones are taken as this.
         most_requests: requests at once; the next one is told to come again (503).
-        body_bytes, body_seconds: bounds of a request's body and of the time it may take to arrive.
+        head_seconds: how long a request's head may take to arrive.  body_bytes, body_seconds: bounds of its body, and of the time for it.
         wait_seconds: how long a request may wait for its first token; then it is told to come again (503).
         answer_seconds: how long an answer may take; then it ends with finish_reason insufficient_system_resource.
         send_seconds: how long a client may leave its connection full; then it counts as gone.
@@ -32,6 +32,7 @@ class Settings:
     official_quirks: bool = False
     most_output: int = 393216
     most_requests: int = 256
+    head_seconds: float = 20.0
     body_bytes: int = 32 * 2**20
     body_seconds: float = 30.0
     wait_seconds: float = 600.0
@@ -41,7 +42,7 @@ class Settings:
     stop_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("most_output", "most_requests", "body_bytes", "body_seconds", "wait_seconds", "answer_seconds", "send_seconds",
+        for name in ("most_output", "most_requests", "head_seconds", "body_bytes", "body_seconds", "wait_seconds", "answer_seconds", "send_seconds",
                      "keep_alive_seconds", "stop_seconds"):
             if not getattr(self, name) > 0:
                 raise UserError("--" + name.replace("_", "-"), getattr(self, name), "above 0")
