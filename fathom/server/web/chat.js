@@ -67,15 +67,14 @@ function settleInterrupted() {
       node.finish = talk.isEmpty(node) ? "refused" : "broken";
       node.trouble = { kind: "again", text: "The page was left before this answer was complete.", detail: "", retryAfter: null };
     }
-    if (!node.usage && ["stopped", "broken"].includes(node.finish)) billLater(conversation, node);
+    if (talk.isUnsettled(node)) billLater(conversation, node);
   }
 }
 
 async function billLater(whose, node) {
   const found = await service.receipt(node.request);
-  if (!found) return;
-  node.usage = found.usage;
-  talk.charge(whose, node, found.cost);
+  if (!found || !talk.isUnsettled(node)) return;
+  talk.settle(whose, node, found);
   keep(whose);
   if (whose === conversation) show();
 }

@@ -4,8 +4,9 @@
 //   node  { id, parent, role: "user", text, files: [{ name, text, tokens }] }
 //         { id, parent, role: "tool", results: [{ id, name, content }] }                 the results of the calls of `parent`
 //         { id, parent, role: "assistant", mode, reasoning, content, calls: [{ id, name, arguments }], finish, trouble, request,
-//           reasoningMs, firstMs, ms, usage: { hit, miss, output, reasoning }, cost }    null where not known yet
+//           reasoningMs, firstMs, ms, usage: { hit, miss, output, reasoning }, cost, billed }    null where not known yet
 //
+// request: the id of the last request for it; billed: of the last one whose cost is in `cost`.
 // finish: the API's finish_reason, or "stopped" (by the user), "broken" (the connection), "refused"; null while it runs.
 
 const DEFAULTS = { mode: "thinking", system: "", tools: "", choice: "auto", temperature: null, topP: null, maxTokens: null, seed: null };
@@ -94,10 +95,18 @@ export function waitingCalls(conversation) {
   return last?.role === "assistant" && last.finish === "tool_calls" ? last.calls : [];
 }
 
-/** Adds what an answer cost to what the whole conversation, with all its branches, did. */
-export function charge(conversation, node, cost) {
+/** Writes what a request for an answer took; the whole conversation's sums are those of all its branches. */
+export function settle(conversation, node, { usage, cost }) {
+  node.usage = usage;
   node.cost = (node.cost ?? 0) + cost;
+  node.billed = node.request;
   conversation.spent.cost += cost;
+  for (const name of ["hit", "miss", "output"]) conversation.spent[name] += usage[name];
+}
+
+/** Whether it isn't known yet what an answer that was cut off took. */
+export function isUnsettled(node) {
+  return ["stopped", "broken"].includes(node.finish) && (node.billed ? node.billed !== node.request : !node.usage);
 }
 
 /** The tools of the settings panel in the API's form. Accepts a list, or one; each with or without {"type": "function"} around it. */

@@ -21,8 +21,9 @@ export async function run(conversation, node, model, { signal, changed, goOn = f
     if (node.finish === null) throw new service.Trouble("again", "The answer ended without saying why.");
   } catch (error) {
     turn.fail(error, signal);
+  } finally {
+    turn.end();
   }
-  turn.end();
 }
 
 class Turn {
@@ -72,11 +73,8 @@ class Turn {
 
   bill(usage, price) {
     const { node, conversation } = this;
-    node.usage = usage;
     node.rate = this.first === null || usage.output < 2 ? null : ((usage.output - 1) * 1000) / Math.max(performance.now() - this.first, 1);
-    talk.charge(conversation, node, costOf(usage, price));
-    for (const name of ["hit", "miss", "output"]) conversation.spent[name] += usage[name];
-    this.billed = true;
+    talk.settle(conversation, node, { usage, cost: costOf(usage, price) });
   }
 
   fail(error, signal) {
@@ -85,13 +83,17 @@ class Turn {
     else if (error instanceof service.Trouble || error instanceof SyntaxError) {
       node.finish = this.first === null ? "refused" : "broken";
       node.trouble = { kind: error.kind ?? "request", text: error.text ?? error.message, detail: error.detail ?? "", retryAfter: error.retryAfter ?? null };
-    } else throw error;
+    } else {
+      node.finish = "broken";
+      node.trouble = { kind: "again", text: "This page has a fault; the browser’s console says more.", detail: "", retryAfter: null };
+      throw error;
+    }
   }
 
   end() {
     const { node } = this;
     node.ms = this.before.ms + performance.now() - this.began;
-    if (!this.billed) this.settle();
+    if (node.billed !== node.request) this.settle();
     this.changed("end");
   }
 
@@ -102,9 +104,7 @@ class Turn {
       await new Promise((done) => setTimeout(done, wait));
       const found = await service.receipt(node.request);
       if (!found) continue;
-      node.usage = found.usage;
-      talk.charge(conversation, node, found.cost);
-      for (const name of ["hit", "miss", "output"]) conversation.spent[name] += found.usage[name];
+      talk.settle(conversation, node, found);
       this.changed("billed");
       return;
     }
