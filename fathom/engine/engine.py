@@ -79,7 +79,7 @@ class Engine:
     Args:
         model: its compute_dtype is also the state's.  chunk: tokens of one step at most, prompts and answers together.
         sequences: requests that run at once; more wait.  waiting: requests that may wait; more are refused.
-        memory: bytes of the model's state; a quarter of what the device has free unless given.
+        memory: bytes of the model's state; unless given half of what the device has free, a quarter on a CPU, which others use too.
         prefix_cache: keep what was computed for later requests of the same owner that begin alike.
         mark_every: tokens between the states that are kept for hits, a multiple of the block size; 0: none; every block's end unless
             given (cache/prefix.py has the trade-off).  mark_memory: their bytes at most; an eighth of the host's free memory unless given.
@@ -105,10 +105,10 @@ class Engine:
             raise UserError("mark_every", every, f"0 or a multiple of {c.block_size} tokens, the model's block size")
         self.speculation = Speculation(speculate) if speculate != "off" and c.num_nextn_predict_layers else None
         precision = model.precision
-        options = {"drafts": 1 if self.speculation else 0, "mtp": self.speculation is not None}
-        memory = memory_info(device)[0] // 4 if memory is None else memory
-        blocks = Pool(block_count(c, precision, slots=sequences, memory=memory, **options))
-        self.state = State(c, num_slots=sequences, num_blocks=blocks.count, precision=precision, device=device, **options)
+        mtp = self.speculation is not None
+        memory = memory_info(device)[0] // (4 if device.type == "cpu" else 2) if memory is None else memory
+        blocks = Pool(block_count(c, precision, slots=sequences, memory=memory, drafts=int(mtp), mtp=mtp))
+        self.state = State(c, num_slots=sequences, num_blocks=blocks.count, precision=precision, device=device, drafts=int(mtp), mtp=mtp)
         self.context = min(c.max_position_embeddings, blocks.count * c.block_size)
         """Tokens of the longest sequence, prompt and answer together."""
         packing = Packing(self.state)

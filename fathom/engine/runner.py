@@ -118,7 +118,7 @@ class Runner:
             w.seq.computed += w.length
         return out, self._take_captured([(w, w.marks) for w in works])
 
-    def _take_captured(self, marks: list[tuple[Work, Seq[int]]]) -> dict[Work, dict[int, dict[str, Tensor]]]:
+    def _take_captured(self, marks: Seq[tuple[Work, Seq[int]]]) -> dict[Work, dict[int, dict[str, Tensor]]]:
         found: dict[Work, dict[int, dict[str, Tensor]]] = {}
         number = 0
         for w, ends in marks:

@@ -68,14 +68,14 @@ def choose(row: np.ndarray, sampling: Sampling, position: int) -> int:
     if not row[best] > -math.inf or sampling.temperature == 0:
         return best if row[best] > -math.inf else -1
     ids = _likeliest(row, best, sampling.top_k) if sampling.top_k else np.zeros(0, np.int64)
-    total, depth, u = None, max(DEPTH, -math.log(sampling.min_p) if sampling.min_p else 0.0), uniform(sampling.seed, position)
+    total, depth, u = math.nan, max(DEPTH, -math.log(sampling.min_p) if sampling.min_p else 0.0), uniform(sampling.seed, position)
     while True:
         if not sampling.top_k:
             ids = _ranking(row, float(row[best]) - depth * sampling.temperature)
         weight = np.exp((row[ids].astype(np.float64) - float(row[best])) / sampling.temperature)  # relative to the likeliest token's
         mass = weight.cumsum()
         whole = bool(sampling.top_k) or depth == math.inf
-        if total is None and not whole and (sampling.top_p < 1 or not sampling.min_p):
+        if math.isnan(total) and not whole and (sampling.top_p < 1 or not sampling.min_p):
             total = float(np.exp((row - row[best]) * np.float32(1 / sampling.temperature)).sum(dtype=np.float64))
         kept = len(ids)
         if sampling.top_p < 1:

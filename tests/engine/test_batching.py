@@ -248,8 +248,8 @@ def test_a_failure_ends_all_requests_and_is_kept(model: Transformer, monkeypatch
     failed = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda arguments: failed.set())
     monkeypatch.setattr(engine._runner, "run", None)
-    engine.start()
     tickets = [engine.submit(Request(tokens(i, 5), 5)) for i in range(2)]
+    engine.start()
     assert [o.finish_reason for t in tickets for o in t] == ["insufficient_system_resource"] * 2
     assert failed.wait(60) and isinstance(engine.failure, TypeError)
     with pytest.raises(RuntimeError, match="failed"):

@@ -47,6 +47,6 @@ def test_always_is_always_and_batches_are_judged_apart() -> None:
         for batch, guessed in ((1, 1.1), (16, 2.5)):
             if speculation.guesses(batch):
                 out = speculation.leaves_out(batch)
-                speculation.count(0 if out else batch, batch // 2)
+                speculation.count(0 if out else 10, 0 if out else 5)
                 speculation.record(batch, drafted=0 if out else batch, accepted=0, forward=1.0 if out else guessed, guessing=0.1)
     assert speculation.guesses(1) and not speculation.guesses(16)

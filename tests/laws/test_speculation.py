@@ -67,10 +67,10 @@ def test_with_a_block_that_compresses(kernels: str, ratio: int) -> None:
 @pytest.mark.parametrize("every", [BLOCK, 3 * BLOCK, 0])
 def test_together_with_hits_eviction_and_preemption(agreeing: Transformer, kernels: str, every: int) -> None:
     engine = make_engine(agreeing, speculate="always", mark_every=every, sequences=6, chunk=32)
-    engine.scheduler.blocks.count = 30
-    random, histories = np.random.default_rng(3), [tokens(i, 20) for i in range(4)]
-    for _ in range(6):
-        wanted = [Request((h + tokens(int(random.integers(99)), int(random.integers(1, 20))))[:250], int(random.integers(1, 30)),
+    engine.scheduler.blocks.count = 24
+    random, histories = np.random.default_rng(3), [tokens(i, 20) for i in range(5)]
+    for _ in range(5):
+        wanted = [Request((h + tokens(int(random.integers(99)), int(random.integers(1, 20))))[:200], int(random.integers(1, 70)),
                           GREEDY if random.random() < 0.5 else Sampling(0.7, seed=1)) for h in histories]
         tickets = [engine.submit(request) for request in wanted]
         while engine.step():

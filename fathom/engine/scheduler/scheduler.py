@@ -25,6 +25,7 @@ class Work:
     """What a step does for one sequence: tokens start..start+length of ids, then drafts, as one run.
 
     marks: block ends within it whose state is wanted.  rolling: those of them that are kept only until the next.
+    decodes: the next token can be chosen after it.
     """
 
     seq: Sequence
@@ -33,6 +34,10 @@ class Work:
     drafts: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
     rolling: frozenset[int] = field(default_factory=frozenset)
+    decodes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.decodes = self.start + self.length == len(self.seq.ids) < self.seq.limit
 
     @property
     def size(self) -> int:
@@ -43,11 +48,6 @@ class Work:
         """Runs its own tokens only."""
         self.drafts = ()
         self.marks = tuple(end for end in self.marks if end <= self.start + self.length)
-
-    @property
-    def decodes(self) -> bool:
-        """Whether the next token can be chosen after it."""
-        return self.start + self.length == len(self.seq.ids) and len(self.seq.ids) < self.seq.limit
 
 
 class Scheduler:
@@ -64,11 +64,6 @@ class Scheduler:
         self.steps = self.preemptions = 0
         self._stuck: tuple[Sequence, int, int] | None = None  # who didn't fit, and when it is worth trying again
         self._freed = 0
-
-    @property
-    def live(self) -> int:
-        """Sequences waiting or running."""
-        return len(self.running) + len(self.turns)
 
     @property
     def available(self) -> int:
@@ -146,7 +141,9 @@ class Scheduler:
                 self.cache.release(hit.path)
                 self.cache.released = before  # what this attempt held doesn't make a second one worth while
             return False
-        seq.slot = self.slots.take()
+        slot = self.slots.take()
+        assert slot is not None, "only asked when one is free"
+        seq.slot = slot
         if hit:
             seq.begin_from(hit)
         if seq.hit is None:
