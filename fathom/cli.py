@@ -94,8 +94,9 @@ def _generate(app: typer.Typer) -> None:
         print()
 
 
-def _load(folder: Path, device: str, precision: str | None, quiet: bool, kernels: str = "auto", weights_budget: str | None = None) -> Any:
-    """A session, with a progress bar while a large model is read."""
+def _load(folder: Path, device: str, precision: str | None, quiet: bool, kernels: str = "auto", weights_budget: str | None = None,
+          **more: Any) -> Any:
+    """A session, with a progress bar while a large model is read. more: for session.load."""
     from rich.progress import Progress
 
     from .plan.units import parse_bytes
@@ -106,7 +107,7 @@ def _load(folder: Path, device: str, precision: str | None, quiet: bool, kernels
         task = bar.add_task(f"loading {folder}", total=None)
         return load(folder, device=device, precision=precision, kernels=kernels, weights_budget=budget,
                     say=lambda line: bar.console.print(line, highlight=False),
-                    progress=lambda done, total: bar.update(task, completed=done, total=total))
+                    progress=lambda done, total: bar.update(task, completed=done, total=total), **more)
 
 
 def _train(app: typer.Typer, verb: str) -> None:
@@ -207,7 +208,18 @@ def _serve(app: typer.Typer) -> None:
         from .server.command import serve_command
     except ModuleNotFoundError as missing:
         raise _without_extra("serve", "serve", missing) from None
-    app.command("serve")(serve_command(lambda: os.environ.get("FATHOM_DATABASE")))
+    open_model = lambda folder, **options: _load(folder, quiet=False, **options)
+    app.command("serve")(serve_command(lambda: os.environ.get("FATHOM_DATABASE"), _find_model, open_model))
+
+
+def _find_model(runs: Path, device: str) -> Path:
+    """What is served where no model is named; trained first where there is none."""
+    from .train.command import chat_model
+    from .train.served import served_model
+
+    console = Console()
+    return served_model(runs, lambda: chat_model(_answer, device=device, runs=runs, console=console),
+                        lambda line: console.print(line, highlight=False, soft_wrap=True))
 
 
 def _chat(app: typer.Typer) -> None:

@@ -7,14 +7,13 @@ so that the next start can print it again. All other secrets are shown once and 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
+import dataclasses
 import json
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,65 +27,40 @@ from fathom.errors import UserError
 from fathom.prices import load_prices
 from fathom.server.books import Accounts
 from fathom.server.database import FOLDER
+from fathom.server.listening import Place, run
 from fathom.server.service import Service, service_folders
 from fathom.server.settings import Settings
-from fathom.session import Session, load, model_folder
+from fathom.session import Session, model_folder
 
 LOCAL_KEY, LOCAL_ACCOUNT = "local.key", "local"
-GIB = 2**30
 HELP = """Serve a model: the official API, Anthropic's, and a page to talk to it.
 
-Prints the address, a key and a line to try it with. Ctrl-C lets answers under way end, then stops; everything that was counted is on disk.
+Without --model it takes the newest run that has learned to converse, else the newest run; if there is none, it trains one first. Prints
+the address, a key and a line to try it with. Ctrl-C lets answers under way end, then stops; everything that was counted is on disk.
 
 Examples:
 
-  fathom serve --model runs/demo
+  fathom serve
+
+  fathom serve --model runs/demo --port 8080
 
   fathom serve --model DeepSeek-V4-Flash --name deepseek-v4-flash --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
 """
 Load = Callable[..., Session]
+Find = Callable[[Path, str], Path]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the service listens. cert, key: PEM files for TLS."""
+def serve_command(from_environment: Callable[[], str | None], find_model: Find, open_model: Load) -> Callable[..., None]:
+    """The function to mount as "serve".
 
-    host: str
-    port: int
-    cert: Path | None = None
-    key: Path | None = None
-
-    def bind(self) -> socket.socket:
-        """A socket that is bound, before anything that takes time."""
-        if (self.cert is None) != (self.key is None):
-            raise UserError("--tls-cert, --tls-key", None, "go together")
-        try:
-            family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-            bound = socket.socket(family, socket.SOCK_STREAM)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((self.host, self.port))
-        except (OSError, OverflowError) as error:
-            raise UserError("--host, --port", f"{self.host}:{self.port}", f"can't be listened on: {error}",
-                            "stop what listens there, or give another --port (0 for any)") from None
-        return bound
-
-    def url(self, bound: socket.socket) -> str:
-        """The address as a browser on this machine takes it."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.cert else ''}://{host}:{bound.getsockname()[1]}"
-
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        try:
-            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def serve_command(from_environment: Callable[[], str | None], open_model: Load = load) -> Callable[..., None]:
-    """The function to mount as "serve". from_environment: the database's URL where no --database is given; open_model: as session.load."""
+    Args:
+        from_environment: the database's URL where no --database is given.
+        find_model: (folder of the runs, device) → the model to serve where no --model is given; makes one if there is none.
+        open_model: session.load with its arguments by name; weights_budget as text.
+    """
     def command(
-        model: Annotated[Path, typer.Option(help="Run or checkpoint folder.")] = Path("runs/latest"),
+        model: Annotated[Path | None, typer.Option(help="Run or checkpoint folder [the newest run, or one that is trained first].")] = None,
+        runs: Annotated[Path, typer.Option(help="Folder of the runs, where no --model is given.")] = Path("runs"),
         host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own open it to the network.")] = "127.0.0.1",
         port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
         folder: Annotated[Path, typer.Option("--folder", "--data", help="Everything the service keeps.")] = FOLDER,
@@ -96,8 +70,10 @@ def serve_command(from_environment: Callable[[], str | None], open_model: Load =
         alias: Annotated[list[str] | None, typer.Option(help="Another name clients may ask for, such as 'claude-*'; may be repeated.")] = None,
         device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
         dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or official; bfloat16 where the device has it.")] = None,
+        kernels: Annotated[str, typer.Option(help="auto, reference, or one of amx, avx512, avx2, portable.")] = "auto",
+        weights_budget: Annotated[str | None, typer.Option(help="Memory for weights, such as 4GB; a larger model reads experts as needed.")] = None,
         sequences: Annotated[int, typer.Option(min=1, help="Answers computed at once; more wait.")] = 64,
-        memory: Annotated[float | None, typer.Option(help="GiB for the state of answers [a quarter of what is free].")] = None,
+        memory: Annotated[float | None, typer.Option(help="GiB for answers under way [a quarter of what is free; half on an accelerator].")] = None,
         cache: Annotated[float, typer.Option(min=0, help="GiB on disk for prompts seen before; 0 for none.")] = 4.0,
         speculate: Annotated[str, typer.Option(help="Draft with the MTP block: auto (while it pays), always or off.")] = "auto",
         most_requests: Annotated[int, typer.Option(min=1, help="Requests at once; the next one gets 503.")] = 256,
@@ -107,6 +83,7 @@ def serve_command(from_environment: Callable[[], str | None], open_model: Load =
         body_seconds: Annotated[float, typer.Option(help="How long its body may take.")] = 30.0,
         wait_seconds: Annotated[float, typer.Option(help="How long a request may wait for its first token before it gets 503.")] = 600.0,
         answer_seconds: Annotated[float, typer.Option(help="How long an answer may take before it is cut.")] = 3600.0,
+        send_seconds: Annotated[float, typer.Option(help="How long a client may leave its connection full before it counts as gone.")] = 60.0,
         keep_alive_seconds: Annotated[float, typer.Option(help="A sign of life is sent after so long without a token.")] = 10.0,
         lenient: Annotated[bool, typer.Option("--lenient/--strict-reasoning", help="Take turns without reasoning_content beside tools.")] = True,
         official_quirks: Annotated[bool, typer.Option("--official-quirks", help="Ignore temperature and top_p in thinking mode.")] = False,
@@ -116,32 +93,43 @@ def serve_command(from_environment: Callable[[], str | None], open_model: Load =
         tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
         log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     ) -> None:
-        settings = Settings(name or model_name(model), tuple(alias or ()), lenient=lenient, official_quirks=official_quirks, most_output=most_output,
-                            most_requests=most_requests, body_bytes=int(body_mib * 2**20), head_seconds=head_seconds, body_seconds=body_seconds,
-                            wait_seconds=wait_seconds, answer_seconds=answer_seconds, keep_alive_seconds=keep_alive_seconds,
-                            stop_seconds=stop_seconds)
+        known = name or (model and model_name(model))
+        settings = Settings(known or "found later", tuple(alias or ()), lenient=lenient, official_quirks=official_quirks, most_output=most_output,
+                            most_requests=most_requests, body_mib=body_mib, head_seconds=head_seconds, body_seconds=body_seconds,
+                            wait_seconds=wait_seconds, answer_seconds=answer_seconds, send_seconds=send_seconds,
+                            keep_alive_seconds=keep_alive_seconds, stop_seconds=stop_seconds)
+        state_bytes, cache_bytes = None if memory is None else to_bytes("--memory", memory), to_bytes("--cache", cache)
         set_up_logging(log_level)
         place = Place(host, port, tls_cert, tls_key)
         with contextlib.closing(place.bind()) as bound:
             accounts = Accounts.open(folder, database or from_environment(), load_prices(prices or ()))
             key = local_secret(accounts, folder) if local_key else ""
+            model = model or find_model(runs, device)
+            settings = dataclasses.replace(settings, name=known or model_name(model))
             opened: list[Any] = []
 
             def make_engine(transformer: Any) -> Engine:
                 journal_folder, cache_folder = service_folders(folder)
                 opened.append(FileJournal(journal_folder, model=fingerprint(transformer)))
-                if cache:
-                    opened.append(DiskStore(cache_folder, budget_bytes=int(cache * GIB)))
+                if cache_bytes:
+                    opened.append(DiskStore(cache_folder, budget_bytes=cache_bytes))
                 mode: Literal["auto", "always", "off"] = speculate  # type: ignore[assignment]  # the engine checks it
-                return Engine(transformer, sequences=sequences, memory=None if memory is None else int(memory * GIB), speculate=mode,
-                              journal=opened[0], store=opened[1] if cache else None)
+                return Engine(transformer, sequences=sequences, memory=state_bytes, speculate=mode, journal=opened[0],
+                              store=opened[1] if cache_bytes else None)
 
-            session = open_model(model, device=device, precision=dtype, make_engine=make_engine)
+            session = open_model(model, device=device, precision=dtype, kernels=kernels, weights_budget=weights_budget, make_engine=make_engine)
             service = Service(session, accounts, settings, opened[0], tuple(opened))
             run(service, place, bound, lambda: announce(service, place, bound, key, folder))
 
     command.__doc__ = HELP
     return command
+
+
+def to_bytes(option: str, gib: float) -> int:
+    """GiB in bytes."""
+    if not 0 <= gib < 2**40:
+        raise UserError(option, gib, "a number of GiB, 0 or more")
+    return int(gib * 2**30)
 
 
 def model_name(model: Path) -> str:
@@ -184,32 +172,3 @@ def announce(service: Service, place: Place, bound: socket.socket, key: str, fol
     else:
         print(f"\nKeys: fathom keys create NAME --folder {folder}\n")
     sys.stdout.flush()
-
-
-def run(service: Service, place: Place, bound: socket.socket, started: Callable[[], None]) -> None:
-    """Serves until SIGINT or SIGTERM; a second SIGINT doesn't wait for answers under way."""
-    import uvicorn
-
-    from fathom.server.app import make_app
-    from fathom.server.guard import HEAD_BYTES, guarded
-
-    class Server(uvicorn.Server):
-        """uvicorn that says when it has started, and that ends normally when it was told to stop."""
-
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            started()
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            with super().capture_signals():
-                yield
-                self._captured_signals.clear()
-
-    settings = service.settings
-    Server(uvicorn.Config(
-        make_app(service), http=guarded(4 * settings.most_requests, settings.head_seconds), loop="asyncio", ws="none", lifespan="on",
-        log_config=None, access_log=False, proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=30,
-        h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
-        ssl_certfile=place.cert, ssl_keyfile=place.key,
-    )).run(sockets=[bound])

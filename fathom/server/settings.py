@@ -18,7 +18,7 @@ class Settings:
         official_quirks: thinking mode ignores temperature and top_p, as the official API does.
         most_output: the largest max_tokens; larger ones are taken as this.
         most_requests: requests at once; the next one is told to come again (503).
-        head_seconds: how long a request's head may take to arrive.  body_bytes, body_seconds: bounds of its body, and of the time for it.
+        head_seconds: how long a request's head may take to arrive.  body_mib, body_seconds: bounds of its body, and of the time for it.
         wait_seconds: how long a request may wait for its first token; then it is told to come again (503).
         answer_seconds: how long an answer may take; then it ends with finish_reason insufficient_system_resource.
         send_seconds: how long a client may leave its connection full; then it counts as gone.
@@ -33,7 +33,7 @@ class Settings:
     most_output: int = 393216
     most_requests: int = 256
     head_seconds: float = 20.0
-    body_bytes: int = 32 * 2**20
+    body_mib: float = 32.0
     body_seconds: float = 30.0
     wait_seconds: float = 600.0
     answer_seconds: float = 3600.0
@@ -42,12 +42,17 @@ class Settings:
     stop_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("most_output", "most_requests", "head_seconds", "body_bytes", "body_seconds", "wait_seconds", "answer_seconds", "send_seconds",
+        for name in ("most_output", "most_requests", "head_seconds", "body_mib", "body_seconds", "wait_seconds", "answer_seconds", "send_seconds",
                      "keep_alive_seconds", "stop_seconds"):
-            if not getattr(self, name) > 0:
-                raise UserError("--" + name.replace("_", "-"), getattr(self, name), "above 0")
+            if not 0 < getattr(self, name) < 2**40:
+                raise UserError("--" + name.replace("_", "-"), getattr(self, name), "a number above 0")
         if not self.name.strip() or not self.name.isprintable():
             raise UserError("--name", self.name, "a printable name")
+
+    @property
+    def body_bytes(self) -> int:
+        """The largest body."""
+        return int(self.body_mib * 2**20)
 
     def serves(self, model: str) -> bool:
         """Whether a client that asks for `model` means ours."""
