@@ -16,8 +16,8 @@ of the run's totals: a model that answers a different half of the items each tim
 model is stable; stability says nothing about being right.
 
 Availability. Counted over attempts, not over requests, since retries hide trouble from the caller but not from the user of a
-service. A 429 with which a service says "later" isn't a failure; a dropped connection, a timeout, a 5xx and a refusal are. A local
-model has no availability.
+service. A 429 with which a service says "later" isn't a failure, nor is a 409 for an id that it knows from a try that we cut off; a dropped
+connection, a timeout, a 5xx and a refusal are. A local model has no availability.
 
 Value. Overall score (core where the gate didn't act) per US$ of VALUE_MIX, one million tokens of three parts uncached input to one part
 output, at the price that held on the run's day. To put it on 0..100: 100·v/(v + VALUE_HALF), which is 50 at VALUE_HALF points per

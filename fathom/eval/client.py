@@ -5,13 +5,19 @@ many requests go out at once, which then grows back by one per round; *failure* 
 that isn't JSON) is tried again with exponential backoff; *refusal* (another 4xx) is final: the same request would be refused again.
 A wrong key or an unknown model is the user's to mend and stops the run.
 
+Every try of a request carries the same X-Request-Id, by which a service may go on with an answer that it was cut off in. One that has
+ended the request meanwhile, since we were cut off or killed before its answer was stored, says 409: it is asked anew, under another id.
+
 The environment isn't read, proxies included. The key goes into one header and nowhere else; a service that says it back is not quoted.
 """
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import json
 import random
+import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +29,7 @@ from fathom.eval.store import Attempt, Reply
 MAX_BODY = 64 * 2**20  # bytes of one answer
 LONGEST_WAIT = 900.0  # seconds that a service may ask for before the run stops instead
 BACKOFF = (1.0, 60.0)  # seconds: first and longest
+UNCOUNTED = (429, 409)  # no failures of the service: it asks for patience; it already knows this id
 AGAIN = "start again later: the run is continued where it stopped"
 Log = Callable[[Attempt], None]
 
@@ -117,7 +124,8 @@ class Endpoint:
         Raises Failure when attempts run out, Refused on a final no, UserError on a wrong key, an unknown address or a service that
         wants to be left alone for longer than LONGEST_WAIT.
         """
-        jitter = random.Random(request_id)  # spreads retries; equal for equal requests
+        first_id, jitter = header_id(request_id), random.Random(request_id)  # jitter spreads retries; equal for equal requests
+        request_id = first_id
         failures = waits = 0
         while True:
             with self.pace:
@@ -132,7 +140,7 @@ class Endpoint:
             wait = retry_after(headers, time.time())
             later = status == 429 or (status == 503 and wait is not None)
             message = trouble or f"HTTP {status}: {server_message(text)}"
-            log(Attempt(status, status != 429, seconds, message[:500]))
+            log(Attempt(status, status not in UNCOUNTED, seconds, message[:500]))
             if later:
                 waits += 1
                 wait = wait if wait is not None else min(BACKOFF[1], BACKOFF[0] * 2 ** (waits - 1)) * (0.5 + jitter.random() / 2)
@@ -148,6 +156,8 @@ class Endpoint:
             failures += 1
             if failures >= self.attempts:
                 raise Failure(message)
+            if status == 409:
+                request_id = f"{first_id}-{secrets.token_hex(4)}"
             self.sleep(min(BACKOFF[1], BACKOFF[0] * 2 ** (failures - 1)) * (0.5 + jitter.random() / 2))
 
     def _send(self, body: dict[str, Any], request_id: str) -> tuple[int, Mapping[str, str], str, float, str]:
@@ -204,6 +214,12 @@ def chat_url(url: str) -> str:
     if "@" in url.split("/")[2]:
         raise UserError("--endpoint", None, "carries a user name or a password", "put the key into a file: --key-file FILE")
     return url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+
+
+def header_id(text: str) -> str:
+    """An id as any service takes it: letters, digits, dots and hyphens, at most 100. A hash keeps those apart that had to be changed."""
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", text)
+    return text if plain == text and len(text) <= 100 else f"{plain[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

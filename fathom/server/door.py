@@ -24,7 +24,8 @@ from fathom.server.sending import ClientGone, encoded
 from fathom.server.settings import Settings
 
 log = logging.getLogger("fathom.server")
-REQUEST_ID = re.compile(r"(?!.*sk-)[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = re.compile(r"(?!(.*[._:-])?sk-)(?!.*sk-[A-Za-z0-9]{51})[A-Za-z0-9._:-]{1,128}")
+"""No key, nor the beginning of one (task-1 is fine)."""
 SECRET = re.compile(r"sk-[A-Za-z0-9]{8,}")
 """Looks like a key: it doesn't go into the log, wherever a client put it."""
 PAGE_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "

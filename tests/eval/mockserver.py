@@ -4,7 +4,8 @@
 
 CONFIG: answers {question: answer} by the conversation's last user text; default, the answer to anything else; key; delay seconds;
 reject_every (every nth request gets 429 with Retry-After), drop_every (every nth connection is cut), hold_after (after so many answers,
-requests get none any more, until GET /release, which cuts them and ends the holding), fail_status with fail_every.
+requests get none any more, until GET /release, which cuts them and ends the holding), fail_status with fail_every, once_per_id (an
+X-Request-Id that was seen before gets 409).
 GET /stats tells what was seen.
 """
 import hashlib
@@ -55,10 +56,13 @@ class Handler(BaseHTTPRequestHandler):
             STATS["requests"] += 1
             n = STATS["requests"]
             STATS["received"][digest] = STATS["received"].get(digest, 0) + 1
+            taken = self.headers.get("X-Request-Id") in STATS["ids"]
             STATS["ids"].append(self.headers.get("X-Request-Id"))
             NOW[0] += 1
             STATS["most"] = max(STATS["most"], NOW[0])
         try:
+            if taken and CONFIG.get("once_per_id"):
+                return self.reply(409, {"error": {"message": "this id is taken"}})
             self.serve(request, digest, n)
         finally:
             with LOCK:

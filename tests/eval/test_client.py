@@ -1,4 +1,5 @@
 """The client against a service in another process: what it survives, what it gives up on, what it never tells."""
+import re
 import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -46,6 +47,27 @@ def test_dropped_connections_and_5xx_are_tried_again_with_growing_waits(serve):
     with pytest.raises(Failure, match="500.*cannot do that"):
         ask(Endpoint(broken.url, "m", attempts=5, sleep=waits.append))
     assert len(waits) == 4 and all(1.2 < b / a < 4.1 for a, b in zip(waits, waits[1:])) and broken.stats()["requests"] == 5
+
+
+def test_a_try_that_the_service_heard_is_made_again_under_another_id(serve):
+    """The third connection is cut after the service took the request: it knows the id, and says so."""
+    service = serve(answers={"q": "a"}, drop_every=3, once_per_id=True)
+    endpoint, log = Endpoint(service.url, "m", sleep=lambda s: None), []
+    for name in ("r-2", "r-3"):
+        endpoint.ask(QUESTION, max_tokens=8, request_id=name, log=log.append)
+    assert ask(endpoint, log).text == "a"
+    assert [(a.status, a.counted) for a in log] == [(200, True)] * 2 + [(0, True), (409, False), (200, True)]
+    ids = service.stats()["ids"]
+    assert ids[:4] == ["r-2", "r-3", "r-1", "r-1"] and ids[4].startswith("r-1-")
+
+
+@pytest.mark.parametrize("name", ["run-humaneval:HumanEval/12-0-0", "run-mbpp:fünf-0-0", "a\nb", "x" * 300])
+def test_ids_that_a_header_cant_hold(serve, name):
+    service = serve(answers={"q": "a"})
+    for given in (name, name + "-"):
+        assert Endpoint(service.url, "m").ask(QUESTION, max_tokens=8, request_id=given, log=lambda a: None).text == "a"
+    first, second = service.stats()["ids"]
+    assert first != second and all(re.fullmatch(r"[A-Za-z0-9.-]{1,100}", i) for i in (first, second))
 
 
 def test_a_slow_service_runs_into_the_deadline(serve):

@@ -238,8 +238,9 @@ def test_a_control_token_spelled_by_a_user_costs_more_than_the_token(live: Live)
 
 
 def test_request_ids(live: Live) -> None:
-    assert live.request("GET", "/models", headers={"X-Request-Id": "mine.1:2-3_4"})[1]["x-request-id"] == "mine.1:2-3_4"
+    for good in ("mine.1:2-3_4", "task-1", "risk-assessment"):
+        assert live.request("GET", "/models", headers={"X-Request-Id": good})[1]["x-request-id"] == good
     assert len({live.request("GET", "/models")[1]["x-request-id"] for _ in range(3)}) == 3
-    for bad in ("a b", "x" * 129, "é", "a\tb", "sk-abc"):
+    for bad in ("a b", "x" * 129, "é", "a\tb", "sk-abc", "1:sk-abc", f"x{live.key}"):
         status, headers, body = live.request("GET", "/models", headers={"X-Request-Id": bad})
         assert status == 400 and json.loads(body)["error"]["param"] == "X-Request-Id" and headers["x-request-id"] != bad
