@@ -52,6 +52,10 @@ class Terminal:
                 self.bad(error.one_line())
             except Trouble as trouble:
                 self.bad(str(trouble))
+            except KeyboardInterrupt:  # once more, after an answer was stopped
+                if not self.live:
+                    raise
+                self.note("stopped")
 
     def say(self, text: str) -> None:
         """Sends a message and prints the answer, and what follows from it."""
