@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,15 +127,17 @@ def _complete(run: Path, prompt: str, max_tokens: int) -> str:
 
 
 def _answer(run: Path, prompts: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
-    """How an SFT run is measured: the likeliest continuations by the run's newest checkpoint, in token ids."""
-    from .engine import Request, Sampling
+    """How an SFT run is measured: the likeliest continuations by the run's newest checkpoint, in token ids, many computed at once."""
+    from .engine import Request, Sampling, Ticket
+    from .engine.engine import SEQUENCES
     from .session import load
 
     session = load(run)
-    stop = frozenset({session.tokenizer.eos_id})
-    for prompt in prompts:
-        request = Request(tuple(prompt), max_tokens, Sampling(temperature=0), stop)
-        yield [output.token_id for output in session.engine.generate(request)]
+    stop, asked = frozenset({session.tokenizer.eos_id}), deque[Ticket]()
+    for number, prompt in enumerate(prompts, 1):
+        asked.append(session.engine.submit(Request(tuple(prompt), max_tokens, Sampling(temperature=0), stop)))
+        while asked and (number == len(prompts) or len(asked) > 2 * SEQUENCES):
+            yield [output.token_id for output in asked.popleft() if output.token_id >= 0]
 
 
 def _plan(app: typer.Typer) -> None:

@@ -34,6 +34,7 @@ def test_shipped_recipes_are_valid(file):
     ({"schedule": {"step": 1}}, "schedule.step", "schedule.steps"),
     ({"stage": [{"lenght": 64}]}, "stage.lenght", "stage.length"),
     ({"sed": 1}, "sed", "seed"),
+    ({"kind": "sft", "conversations": {"turn": 1}}, "conversations.turn", "conversations.turns"),
 ])
 def test_unknown_keys_are_refused_with_the_nearest(table, named, nearest):
     with pytest.raises(UserError) as error:
@@ -54,6 +55,9 @@ def test_unknown_keys_are_refused_with_the_nearest(table, named, nearest):
     ({"stage": [{}, {"start": 0.5}, {"start": 0.5}]}, "stage.start"), ({"stage": [{"rows": 2, "micro_batches": 3}]}, "stage.micro_batches"),
     ({"stage": [{"length": 1}]}, "stage.length"), ({"stage": {"length": 64}}, "stage"),
     ({"evaluation": {"length": 3}}, "evaluation.length"),
+    ({"kind": "rl"}, "kind"), *(({"kind": "sft", "conversations": {key: value}}, f"conversations.{key}") for key, value in (
+        ("turns", 0), ("tool_turns", 0), ("generated", -1), ("measured", -1), ("max_tokens", 0), ("shuffle", 0), ("thinking", 1.5), ("held_out", 0.0),
+        ("held_out", 1.0), ("kinds", "greetings"), ("paths", [1]))),
     ({"checkpoint": {"keep": 0}}, "checkpoint.keep"), ({"loss": {"mtp": -1.0}}, "loss.mtp"), ({"seed": -1}, "seed"),
 ])
 def test_impossible_values_are_named(table, field):
@@ -61,6 +65,27 @@ def test_impossible_values_are_named(table, field):
         recipe_from_dict(table)
     assert error.value.field == field
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "key", "table"), [
+    ("pretrain", "base", {"base": "runs/demo"}), ("pretrain", "conversations", {"conversations": {"turns": 2}}),
+    ("sft", "model", {"kind": "sft", "model": "nano"}), ("sft", "data", {"kind": "sft", "data": {}}),
+    ("sft", "tokenizer", {"kind": "sft", "tokenizer": {"path": "x"}}),
+])
+def test_keys_of_the_other_kind_of_run_are_refused(kind, key, table):
+    """They would be read and have no effect."""
+    with pytest.raises(UserError, match=f"recipe key {key}.*this one is of kind {kind}"):
+        recipe_from_dict(table)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft"])
+def test_a_resolved_recipe_has_the_tables_of_its_kind(kind, tmp_path):
+    recipe = recipe_from_dict({"kind": kind, **({"base": "runs/a", "conversations": {"kinds": ["lists"]}} if kind == "sft" else {})})
+    (tmp_path / "r.toml").write_text(recipe_to_toml(recipe))
+    assert read_recipe(tmp_path / "r.toml") == recipe
+    assert ("data" in recipe_to_dict(recipe)) == (kind == "pretrain") and ("conversations" in recipe_to_dict(recipe)) == (kind == "sft")
+    assert recipe.fim_rate == (0.1 if kind == "pretrain" else 0.0)
+    assert recipe.shuffled_documents == (recipe.data.shuffle_documents if kind == "pretrain" else recipe.conversations.shuffle)
 
 
 def test_every_error_of_a_file_names_the_recipe(tmp_path):

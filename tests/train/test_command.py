@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fathom.config import config_to_dict
-from fathom.config.recipe_file import recipe_to_toml
+from fathom.config.recipe_file import recipe_from_dict, recipe_to_toml
 from fathom.errors import UserError
 from fathom.train import command, life
 from fathom.train.run import RunFolder
@@ -102,6 +102,13 @@ def test_data_on_the_command_line_replaces_the_recipes(fathom, place):
     (["train", "small.toml", "--steps", "0"], "schedule.steps"),
     (["train", "small.toml", "--device", "tpu"], "device"),
     (["train", "small.toml", "--resume", "runs/x"], "alone"),
+    (["train", "--resume", "runs/x", "--from", "runs/y"], "alone"),
+    (["train", "small.toml", "--stage", "sft"], "is a recipe of kind pretrain"),
+    (["train", "small.toml", "--from", "runs/y"], "only a run of kind sft"),
+    (["train", "--stage", "dpo"], "one of pretrain, sft"),
+    (["train", "--stage", "sft"], "no finished pretraining run in runs"),
+    (["train", "--stage", "sft", "--from", "runs/y"], "to start from"),
+    (["train", "--stage", "sft", "--from", "model"], "model"),
     (["train", "--resume", "runs/x"], "a run folder"),
 ])
 def test_what_a_user_gets_wrong_is_one_line(fathom, place, arguments, said):
@@ -109,6 +116,61 @@ def test_what_a_user_gets_wrong_is_one_line(fathom, place, arguments, said):
     assert isinstance(result.exception, UserError), result.output
     assert said in str(result.exception) and "\n" not in str(result.exception)
     assert not (place / "runs").exists()  # nothing was begun
+
+
+TALK = {"kind": "sft", "precision": "float32", "conversations": {"generated": 12, "kinds": ["greetings"], "measured": 2, "max_tokens": 4},
+        "schedule": {"steps": 2, "warmup": 1}, "optimizer": {"orthogonalize": "float32"}, "stage": [{"length": 120, "rows": 1}],
+        "evaluation": {"final_bytes": 200, "sample_bytes": 200}}
+
+
+@pytest.fixture
+def talk(place):
+    """An SFT recipe that a moment is enough for, its base left open."""
+    (place / "talk.toml").write_text(recipe_to_toml(recipe_from_dict(TALK)))
+    return place / "talk.toml"
+
+
+def test_an_sft_run_starts_from_the_newest_pretraining_run_and_is_measured(fathom, place, talk):
+    assert fathom("train", "small.toml", "--name", "a").exit_code == 0
+    result = fathom("train", "talk.toml", "--stage", "sft")
+    assert result.exit_code == 0, result.output
+    run = RunFolder(place / "runs" / "talk")
+    assert run.recipe().base == str(place / "runs" / "a" / "checkpoints" / "step-4")
+    assert (place / "runs" / "latest").resolve() == run.path
+    for said in ("conversations to train on", "held-out questions", "greetings", "valid calls where one is needed", "answers.jsonl"):
+        assert said in result.output
+    assert run.results()["answers"]["ended"] == 0.0  # a model that says nothing
+    again = fathom("train", "--stage", "sft", "--from", "runs/latest", "talk.toml", "--name", "twice")
+    assert again.exit_code == 0 and RunFolder(place / "runs" / "twice").recipe().base.startswith(str(run.path))
+
+
+def test_conversations_of_your_own_on_the_command_line(fathom, place, talk):
+    assert fathom("train", "small.toml", "--name", "a").exit_code == 0
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+    (place / "chats.jsonl").write_text("".join(json.dumps({**row, "thinking": bool(n % 2)}) + "\n" for n in range(8)))
+    result = fathom("train", "talk.toml", "--data", "chats.jsonl", "--set", "conversations.measured=0", "--set", "conversations.generated=0")
+    assert result.exit_code == 0, result.output
+    recipe = RunFolder(place / "runs" / "talk").recipe()
+    assert recipe.conversations.paths == (str(place / "chats.jsonl"),) and "8 of all your own" in result.output
+    assert isinstance(fathom("train", "talk.toml", "--data", "data", "--name", "b").exception, UserError)
+
+
+def test_the_model_to_talk_to_is_made_once(place, talk):
+    (place / "recipes").mkdir()
+    (place / "small.toml").rename(place / "recipes" / "nano.toml")
+    talk.rename(place / "recipes" / "sft.toml")
+
+    def made():
+        out = io.StringIO()
+        run = command.chat_model(nothing, device="cpu", runs=place / "runs", console=Console(file=out, width=200), recipes=place / "recipes")
+        return run, out.getvalue()
+
+    run, first = made()
+    assert run.path == place / "runs" / "chat" and run.recipe().base.startswith(str(place / "runs" / "demo"))
+    stamps = [(place / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in ("demo", "chat")]
+    _, second = made()
+    assert second.count("reusing the finished run") == 2 and "reusing" not in first and "another recipe" not in second
+    assert stamps == [(place / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in ("demo", "chat")]
 
 
 def test_a_name_that_is_taken_is_refused_with_the_way_on(fathom, place):

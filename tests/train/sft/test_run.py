@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from fathom.checkpoint import open_checkpoint
+from fathom.cli import _answer as answer
 from fathom.config.recipe_file import recipe_to_toml
-from fathom.engine import Engine, Request, Sampling
+from fathom.engine import Engine
 from fathom.errors import UserError
 from fathom.session import load
 from fathom.text import Tokenizer
@@ -41,14 +42,6 @@ def base(tmp_path_factory):
 
 def start(base, folder, **changes):
     return life.start(small.recipe(base.path, **changes), folder / "run", CPU)
-
-
-def answer(run, prompts, max_tokens):
-    """The real model, one prompt after another."""
-    session = load(run, device="cpu", precision="fp32")
-    for prompt in prompts:
-        request = Request(tuple(prompt), max_tokens, Sampling(temperature=0), frozenset({session.tokenizer.eos_id}))
-        yield [output.token_id for output in session.engine.generate(request)]
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +148,14 @@ def test_the_finished_run_answers_held_out_questions(tmp_path, base):
     lines = [json.loads(line) for line in (run.path / "answers.jsonl").read_text().splitlines()]
     assert len(lines) == 10 and {line["thinking"] for line in lines} == {True, False}
     assert json.loads((run.path / "results.json").read_text()) == results
+
+
+def test_prompts_answered_together_come_back_in_order_each_as_by_itself(uninterrupted):
+    prompts = [[0, 5 + n % 7, *range(20, 20 + n % 5)] for n in range(200)]  # more than the engine holds at once
+    together = list(answer(uninterrupted.path, prompts, 3))
+    assert len(together) == 200 and all(1 <= len(ids) <= 3 for ids in together)
+    alone = [next(iter(answer(uninterrupted.path, [prompts[n]], 3))) for n in (0, 1, 133, 199)]
+    assert [together[n] for n in (0, 1, 133, 199)] == alone and len(set(map(tuple, together))) > 1
 
 
 def test_no_measurement_where_none_is_wanted(tmp_path, base):
