@@ -52,12 +52,11 @@ def resident_experts(config: ModelConfig, budget: int, formats: Mapping[str, str
 
 
 def _bytes(p: Param, format: str) -> int:
-    if p.role in ("matrix", "shared"):
-        return packed_bytes(*p.shape, format)
-    if p.role == "expert":
-        return p.shape[0] * packed_bytes(*p.shape[1:], format)
+    rows, columns = p.shape[-2:] if len(p.shape) > 1 else (1, p.shape[0])
+    if p.role in ("matrix", "shared", "expert"):
+        return max(1, p.experts) * packed_bytes(rows, columns, format)
     if p.role == "grouped":
-        return len(p.row_parts) * packed_bytes(p.shape[0] // len(p.row_parts), p.shape[1], "bf16")
+        return len(p.row_parts) * packed_bytes(rows // len(p.row_parts), columns, "bf16")
     if p.role == "streams":
-        return packed_bytes(2 * p.shape[0], p.shape[1], "bf16")
+        return packed_bytes(2 * rows, columns, "bf16")
     return p.numel * {"int64": 8, "fp32": 4}.get(p.storage, 2)

@@ -126,7 +126,7 @@ class Experts:
     @property
     def nbytes(self) -> int:
         """Allocated bytes."""
-        return sum(matrix.nbytes for matrix in self)
+        return sum(self[expert].nbytes for expert in range(self.bank.experts))
 
     def numel(self) -> int:
         """Values of all experts' matrices."""
@@ -181,12 +181,13 @@ class Packer:
         Args:
             role: see config.params.Param.  shape: of the plain parameter.  groups: independent blocks of a grouped matrix.
         """
+        rows, columns = shape[-2:]
         if role == "matrix":
-            return Packed(*shape, self.formats.get(name))
+            return Packed(rows, columns, self.formats.get(name))
         if role == "grouped":
-            return Grouped(*shape, groups)
+            return Grouped(rows, columns, groups)
         if role == "streams":
-            return Split(*shape)
+            return Split(rows, columns)
         layer, which = name.partition(".experts." if role == "expert" else ".shared_experts.")[::2]
         if layer not in self.banks:
             assert role == "expert", "the routed experts come first in the table"
