@@ -40,7 +40,7 @@ import asyncio
 import contextlib
 from collections.abc import Collection
 from concurrent.futures import Future
-from datetime import date
+from datetime import date, timedelta
 from types import TracebackType
 from typing import Any
 
@@ -99,9 +99,9 @@ class AsyncAccounts:
             raise Taken("request", request_id, "is the id of a request under way", "wait for its answer")
         return await self._open(Resume(request_id, key))
 
-    async def recover(self, keep: Collection[str] = ()) -> list[LedgerRow]:
-        """Closes, as "crashed", the open rows of earlier starts of this server, but for the ids in `keep`. At start, and again later."""
-        return await asyncio.to_thread(self.accounts.recover, {*keep, *self._live})
+    async def recover(self, keep: Collection[str] = (), spare: timedelta = timedelta(0)) -> list[LedgerRow]:
+        """Closes, as "crashed", the open rows of earlier starts of this server: see Accounts.recover. At start, and again later."""
+        return await asyncio.to_thread(self.accounts.recover, {*keep, *self._live}, spare)
 
     async def balance(self, key: Key) -> Balance:
         """What the key's account has; Balance.api() is the body of GET /user/balance."""

@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fathom.engine import Output, Overloaded, Request, Sampling, Ticket
+from fathom.engine.journal import DifferentRequest
 from fathom.errors import UserError
 from fathom.server.accounts import Key, Meter, OutOfBalance, Taken
 from fathom.server.accounts import Usage as Billed
 from fathom.server.asking import Ask
 from fathom.server.errors import ApiError, from_user_error
+from fathom.server.metering import NORMAL
 from fathom.server.reader import Piece, Reader, Seen, StopWatch
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class Answer:
         """Whether the engine has given its last token."""
         self.finished = False
         """Whether the last batch was handed on."""
+        self.whole = False
+        """Whether the row is being closed with the whole answer, which stays on file for whoever asks again."""
         self._began = time.monotonic()
         self.usage = Billed(0, len(ask.prompt))
 
@@ -148,10 +152,12 @@ class Answer:
         usage = self.usage if self.usage.covers(self._meter.usage) else None  # a resumed answer isn't back where it was
         try:
             if finish:
+                self.whole = self.over and finish in NORMAL
                 await self._meter.finish(finish, usage)
             elif usage is not None:
                 await self._meter.record(usage)
         except UserError as error:
+            self.whole = False
             self._meter.finish_soon("balance" if isinstance(error, OutOfBalance) else "failed")
             raise from_user_error(error) from None
 
@@ -175,6 +181,8 @@ async def answering(service: Service, ask: Ask, key: Key, request_id: str) -> As
             ticket = service.engine.submit(request, arrivals.put)
         except Overloaded:
             raise ApiError(503, BUSY, code="overloaded", retry_after=2) from None
+        except DifferentRequest:
+            raise ApiError(409, "The request under this id was begun with another model.", code=Taken.code) from None
         except UserError as error:
             raise from_user_error(error) from None
         answer = Answer(service, ask, meter, ticket, arrivals, Reader(service.tokenizer, ask.parsed, ask.stops))
@@ -183,7 +191,8 @@ async def answering(service: Service, ask: Ask, key: Key, request_id: str) -> As
         finally:
             if not answer.finished:
                 ticket.cancel()
-                service.forget_after(None if answer.over else arrivals, request.id)
+                if not answer.whole:
+                    service.forget_after(None if answer.over else arrivals, request.id)
             service.metrics.count(answer.usage)
             for notice in answer.reader.notices:
                 log.debug("request %s: %s", request_id, notice.problem)
@@ -209,7 +218,7 @@ def engine_request(service: Service, ask: Ask, key: Key, scoped: str) -> Request
     how = ask.sampled
     seed = how.seed if how.seed is not None else int.from_bytes(digest(scoped, 7), "little")
     most = max(0 if ask.prompt_logprobs else 1, min(ask.max_tokens, service.settings.most_output))
-    decided = json.dumps([ask.parsed, ask.stops, ask.grammar], sort_keys=True)  # what the journal can't compare
+    decided = json.dumps({**vars(ask), "sampled": vars(ask.sampled)}, sort_keys=True)  # so that a log is found by the very request that it is of
     return Request(
         ask.prompt, most, Sampling(how.temperature, how.top_k, how.top_p, seed=seed), frozenset({service.tokenizer.eos_id}),
         id=f"{scoped}-{digest(decided, 8).hex()}", owner=f"{key.prefix}/{ask.user}", top_logprobs=ask.top_logprobs or 0,
@@ -223,12 +232,16 @@ async def open_meter(service: Service, key: Key, scoped: str, request: Request) 
     try:
         return await service.accounts.begin(scoped, key, service.settings.name, len(request.prompt))
     except Taken as taken:
+        refused = from_user_error(taken)
         if taken.billed:
-            if await asyncio.to_thread(service.on_file, request.id):
+            row = await service.accounts.request(key, scoped)
+            if row is not None and await asyncio.to_thread(service.on_file, request.id, row.usage.output):
                 return None
-            raise from_user_error(taken) from None
+            raise refused from None
     except UserError as error:
         raise from_user_error(error) from None
+    if await asyncio.to_thread(service.logs_of, scoped) - {request.id}:
+        raise refused  # it goes on for whoever asks the same as before
     try:
         return await service.accounts.resume(scoped, key)
     except UserError as error:

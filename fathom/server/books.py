@@ -24,7 +24,7 @@ from fathom.server import audit, billing, credits, keys, transaction
 from fathom.server.balance import Balance
 from fathom.server.database import make_folder, open_database, reading, to_stored
 from fathom.server.keys import Key, Limits, NewKey
-from fathom.server.metering import Closed, Finish, LedgerRow, Operation
+from fathom.server.metering import Closed, Finish, LedgerRow, Operation, Usage
 from fathom.server.tables import accounts, servers
 from fathom.server.writer import INTERVAL, Writer
 
@@ -167,13 +167,18 @@ class Accounts:
         assert self._writer is not None, "not opened for serving"
         return self._writer.submit(operation)
 
-    def recover(self, keep: Collection[str] = ()) -> list[LedgerRow]:
-        """Closes, as "crashed", what earlier starts of this server left open, but for the ids in `keep`. May be called again at any time."""
+    def recover(self, keep: Collection[str] = (), spare: timedelta = timedelta(0)) -> list[LedgerRow]:
+        """Closes, as "crashed", what earlier starts of this server left open. May be called again at any time.
+
+        keep: ids that stay open.  spare: so long after its begin a request of which nothing was recorded stays open too; a kill may have
+        come before it had a log, and whoever asks again then gets an answer.
+        """
         assert self._claim is not None, "not opened for serving"
         with reading(self.engine) as connection:
             left = [meter for meter in transaction.open_meters(connection, self._claim.server) if meter.generation != self._claim.generation]
-        doomed = [meter for meter in left if meter.request_id not in set(keep)]
-        waiting = [self.submit(Finish(meter.request_id, meter.account_id, "crashed", self.now())) for meter in doomed]
+        now, kept = self.now(), set(keep)
+        doomed = [meter for meter in left if meter.request_id not in kept and (meter.usage != Usage() or meter.started <= now - spare)]
+        waiting = [self.submit(Finish(meter.request_id, meter.account_id, "crashed", now)) for meter in doomed]
         return [future.result().row for future in waiting]
 
     def settle(self, age: timedelta) -> list[LedgerRow]:

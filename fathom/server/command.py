@@ -101,24 +101,24 @@ def serve_command(from_environment: Callable[[], str | None], find_model: Find, 
         state_bytes, cache_bytes = None if memory is None else to_bytes("--memory", memory), to_bytes("--cache", cache)
         set_up_logging(log_level)
         place = Place(host, port, tls_cert, tls_key)
-        with contextlib.closing(place.bind()) as bound:
-            accounts = Accounts.open(folder, database or from_environment(), load_prices(prices or ()))
+        with contextlib.ExitStack() as stack:
+            bound = stack.enter_context(contextlib.closing(place.bind()))
+            accounts = stack.enter_context(Accounts.open(folder, database or from_environment(), load_prices(prices or ())))
             key = local_secret(accounts, folder) if local_key else ""
             model = model or find_model(runs, device)
             settings = dataclasses.replace(settings, name=known or model_name(model))
-            opened: list[Any] = []
+            journal: FileJournal | None = None
 
             def make_engine(transformer: Any) -> Engine:
+                nonlocal journal
                 journal_folder, cache_folder = service_folders(folder)
-                opened.append(FileJournal(journal_folder, model=fingerprint(transformer)))
-                if cache_bytes:
-                    opened.append(DiskStore(cache_folder, budget_bytes=cache_bytes))
+                journal = stack.enter_context(contextlib.closing(FileJournal(journal_folder, model=fingerprint(transformer))))
+                store = stack.enter_context(contextlib.closing(DiskStore(cache_folder, budget_bytes=cache_bytes))) if cache_bytes else None
                 mode: Literal["auto", "always", "off"] = speculate  # type: ignore[assignment]  # the engine checks it
-                return Engine(transformer, sequences=sequences, memory=state_bytes, speculate=mode, journal=opened[0],
-                              store=opened[1] if cache_bytes else None)
+                return Engine(transformer, sequences=sequences, memory=state_bytes, speculate=mode, journal=journal, store=store)
 
             session = open_model(model, device=device, precision=dtype, kernels=kernels, weights_budget=weights_budget, make_engine=make_engine)
-            service = Service(session, accounts, settings, opened[0], tuple(opened))
+            service = Service(session, accounts, settings, journal)
             run(service, place, bound, lambda: announce(service, place, bound, key, folder))
 
     command.__doc__ = HELP

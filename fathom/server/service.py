@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 from fathom import __version__
 from fathom.engine import Engine
@@ -30,6 +29,8 @@ from fathom.text.grammars import Grammars
 
 log = logging.getLogger("fathom.server")
 HOUSEKEEPING_SECONDS = 60.0
+SPARE = timedelta(minutes=10)
+"""So long a request that was killed before it had a log may be asked again under its id."""
 
 
 class Service:
@@ -38,19 +39,17 @@ class Service:
     Args:
         session: the model opened, its engine with `journal` as its write-ahead log.
         accounts: opened for serving.  settings: what the operator has set.
-        opened: what `close` closes at the very end, such as journal and cache.
 
     Raises:
         UserError: a model that has no price.
     """
 
-    def __init__(self, session: Session, accounts: Accounts, settings: Settings, journal: FileJournal | None = None,
-                 opened: tuple[Any, ...] = ()) -> None:
+    def __init__(self, session: Session, accounts: Accounts, settings: Settings, journal: FileJournal | None = None) -> None:
         self.engine: Engine = session.engine
         self.tokenizer, self.config, self.settings = session.tokenizer, session.config, settings
         self.grammars = Grammars(session.tokenizer, session.config.vocab_size)
         self._books, self.accounts = accounts, AsyncAccounts(accounts)
-        self._journal, self._opened = journal, opened
+        self._journal = journal
         self.metrics = Metrics(self.engine.stats)
         self.fingerprint = f"fp_{(journal.model if journal else __version__)[:12]}"
         self.ready, self.began = False, int(accounts.now().timestamp())
@@ -76,22 +75,20 @@ class Service:
 
     async def start(self) -> None:
         """Settles what a killed server left, and begins to work."""
-        for row in await self.accounts.recover(keep=self._resumable()):
+        for row in await self.accounts.recover(self._resumable(), SPARE):
             log.warning("request %s was under way when the service was killed; billed as far as recorded", row.request_id)
         self.engine.start()
         self._housekeeper = asyncio.create_task(self._keep_house())
         self.ready = True
 
     async def stop(self) -> None:
-        """Ends what is under way, writes everything and closes it."""
+        """Ends what is under way and closes the accounts. Journal and cache are closed by whoever opened them, after this."""
         self.ready = False
         if self._housekeeper:
             self._housekeeper.cancel()
             await asyncio.gather(self._housekeeper, return_exceptions=True)
         await asyncio.to_thread(self.engine.close)
         await asyncio.gather(*self._leaving, return_exceptions=True)
-        for opened in self._opened:
-            await asyncio.to_thread(opened.close)
         await self.accounts.close()
 
     async def _keep_house(self) -> None:
@@ -99,13 +96,13 @@ class Service:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
-                await self.accounts.recover(keep=await asyncio.to_thread(self._resumable))
+                await self.accounts.recover(await asyncio.to_thread(self._resumable), SPARE)
             except UserError as error:
                 log.error("accounts: %s", error)
 
     def _resumable(self) -> set[str]:
-        """Ids, as the accounts know them, of requests that the journal can go on with."""
-        return set() if self._journal is None else {entry.id.rpartition("-")[0] for entry in self._journal.entries() if not entry.finished}
+        """Ids, as the accounts know them, of requests that have a log. Also one whose answer is complete: its end may not be recorded yet."""
+        return set() if self._journal is None else {entry.id.rpartition("-")[0] for entry in self._journal.entries()}
 
     # ---- answers
 
@@ -127,10 +124,14 @@ class Service:
             self._in_flight -= 1
             self.metrics.in_flight.dec()
 
-    def on_file(self, engine_id: str) -> bool:
-        """Whether a request's whole answer is still in the journal."""
+    def logs_of(self, scoped: str) -> set[str]:
+        """The engine's ids of the logs of one request, as the accounts know it."""
+        return {entry.id for entry in self._journal.entries() if entry.id.rpartition("-")[0] == scoped} if self._journal else set()
+
+    def on_file(self, engine_id: str, billed: int) -> bool:
+        """Whether a request's whole answer is still in the journal, and no longer than what was billed."""
         entry = self._journal.read(engine_id) if self._journal else None
-        return entry is not None and entry.finished
+        return entry is not None and entry.finished and sum(output.token_id >= 0 for output in entry.outputs) <= billed
 
     def forget_after(self, arrivals: Arrivals | None, engine_id: str) -> None:
         """Drops the log of an answer that its client gave up, once the engine has let go of it: its row is closed, nobody can resume it."""

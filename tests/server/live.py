@@ -25,6 +25,7 @@ from fathom.text import Tokenizer, special, train_tokenizer
 from tests.oracle import randomise, tiny_config
 
 LIKELY = 1 / 12
+OPTIONS = ("--dtype", "bfloat16", "--memory", 0.02, "--cache", 0.05)
 
 
 def save_model(folder: Path, context: int = 2048) -> Path:
@@ -118,7 +119,7 @@ def serve(model: Path, folder: Path, *options: object) -> Iterator[Live]:
     """`fathom serve` as a process; it is told to stop at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "printed.log"
-    arguments = ["serve", "--model", model, "--folder", folder, "--port", 0, "--dtype", "bfloat16", "--memory", 0.02, "--cache", 0.05, *options]
+    arguments = ["serve", "--model", model, "--folder", folder, "--port", 0, *OPTIONS, *options]
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, "-m", "fathom.cli", *map(str, arguments)], stdout=out, stderr=subprocess.STDOUT, text=True)
     try:

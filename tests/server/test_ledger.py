@@ -284,7 +284,9 @@ def test_what_a_killed_server_left(accounts: Accounts, key: Key, tmp_path: Path,
     with Accounts.open(tmp_path / "service", url, now=accounts.now) as later:
         with pytest.raises(BooksClosed, match="another one has started"):
             record(accounts, half, 0, 10, 5)
-        rows = {row.request_id: row for row in later.recover(keep=["kept"])}
+        rows = {row.request_id: row for row in later.recover(keep=["kept"], spare=timedelta(days=1))}
+        assert set(rows) == {"half"}, "one of which nothing is recorded can still be asked again"
+        rows |= {row.request_id: row for row in later.recover(keep=["kept"])}
         assert {name: (row.status, row.usage.output, row.cost) for name, row in rows.items()} == {
             "half": ("crashed", 3, 10 * 1740 + 3 * 3480), "untouched": ("crashed", 0, 0)}
         assert later.recover(keep=["kept"]) == [] and later.audit() == []
