@@ -123,6 +123,7 @@ class Engine:
         self._runner = Runner(model, self.state, packing, self.speculation)
         self._most_waiting = waiting
         self._stepping = threading.RLock()  # whoever holds it may touch scheduler, cache and runner
+        self._busy = False  # in the middle of a step
         self._changed = threading.Condition()  # guards what follows
         self._submitted: deque[Sequence] = deque()
         self._cancelled: set[Ticket] = set()
@@ -178,7 +179,8 @@ class Engine:
             ticket.cancel()
             if self._thread is None:
                 with self._stepping:
-                    self._take_in()
+                    if not self._busy:  # a generator can be collected in the middle of a step
+                        self._take_in()
 
     def prompt_logprobs(self, prompt: tuple[int, ...]) -> list[float]:
         """Log-probability of each prompt token after the first, given those before it."""
@@ -222,20 +224,23 @@ class Engine:
     def step(self) -> bool:
         """Takes in what is new and computes one step; False when there is nothing to compute."""
         with self._stepping:
-            self._take_in()
-            works = self.scheduler.plan()
-            if not works:
-                return False
-            done = self._runner.run(works)
-            self._settle(works, done.outputs, done.marks)
-            return True
+            self._busy = True
+            try:
+                self._take_in()
+                works = self.scheduler.plan()
+                if works:
+                    done = self._runner.run(works)
+                    self._settle(works, done.outputs, done.marks)
+                return bool(works)
+            finally:
+                self._busy = False
 
     def _take_in(self) -> None:
         """New requests, with what earlier runs of them gave out, and cancellations."""
         with self._changed:
-            submitted, cancelled = list(self._submitted), [self._sequences[t] for t in self._cancelled if t in self._sequences]
-            self._submitted.clear()
-            self._cancelled.clear()
+            submitted, self._submitted = self._submitted, deque()
+            tickets, self._cancelled = self._cancelled, set()
+            cancelled = [self._sequences[t] for t in tickets if t in self._sequences]
         for seq in submitted:
             self.scheduler.add(seq)
             if seq.logged:
@@ -261,13 +266,17 @@ class Engine:
 
     def _hand_out(self, outputs: dict[Sequence, list[Output]], *, logged: bool = False) -> None:
         """Logs Outputs, frees what those that end held, and delivers them."""
+        if not outputs:
+            return
         if self.journal and not logged:
             self._log(outputs)
-        self._count(sum(output.token_id >= 0 for found in outputs.values() for output in found))
+        given = {seq: sum(output.token_id >= 0 for output in found) for seq, found in outputs.items()}
+        self._count(sum(given.values()))
         for seq, found in outputs.items():
             if seq.finish:
                 self._free(seq)
-            seq.ticket.usage = Usage(seq.prompt_length, seq.hit or 0, seq.generated)
+            seq.given += given[seq]
+            seq.ticket.usage = Usage(seq.prompt_length, seq.hit or 0, seq.given)
             try:
                 for output in found:
                     seq.ticket.deliver(output)

@@ -6,6 +6,7 @@ what has become certain and drafts again.
 """
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ class Runner:
         try:
             token = self._choose(seq, row)
             if token < 0:  # the constraint allows nothing more, or the logits aren't numbers
-                seq.finish = "insufficient_system_resource" if np.isnan(row).any() else "stop"
+                seq.finish = "stop" if row.max() < math.inf else "insufficient_system_resource"
                 return Output(-1, 0.0, seq.finish)
             total = log_total(row)
             return seq.accept(token, float(row[token]) - total, likeliest(row, seq.request.top_logprobs, total))

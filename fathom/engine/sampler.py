@@ -6,22 +6,26 @@ Temperature 0 is greedy. Ties go to the lower id everywhere.
 
 Filters apply in this order: temperature, top-k, top-p (smallest set of likeliest tokens with at least that much probability), min-p
 (tokens at least that fraction as likely as the likeliest). Each keeps a stretch of the ranking from its top, and the random number
-walks down the same ranking. So only the head of the ranking is ever sorted, and deeper down only when the walk may get there.
+walks down the same ranking. The ranking is sorted only where the walk ends: above that, sums of weights are enough.
 
-Rows are numpy vectors on the host, one at a time: numpy sums a row in one fixed order whatever else is in the batch.
+Rows are numpy vectors on the host, one at a time: numpy sums a row in one fixed order whatever else is in the batch. Weights are fp32,
+their sums fp64.
 """
 from __future__ import annotations
 
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
 
-DEPTH = 8.0  # nats below the likeliest token, at the temperature, down to which the ranking is sorted at first
+DEPTH = 8.0  # nats below the likeliest token, at the temperature, where the ranking is split first: what matters is mostly above
+SORTED = 256  # tokens that are sorted instead of being split further
+BELOW_ONE = 1 - 1e-12  # so that sums in different orders agree that the walk ends before its end
 
 
 @dataclass(frozen=True)
@@ -63,30 +67,21 @@ def pick(logits: Tensor, sampling: Sampling, position: int) -> int:
 
 
 def choose(row: np.ndarray, sampling: Sampling, position: int) -> int:
-    """As `pick`, from logits [V] fp32 on the host; -1 when no token can be taken: all are at -inf, or one isn't a number."""
+    """As `pick`, from logits [V] fp32 on the host; -1 when no token can be taken: all are at -inf, or one isn't a finite number."""
     best = int(row.argmax())  # the first of equals; a NaN, if there is one
-    if not row[best] > -math.inf or sampling.temperature == 0:
-        return best if row[best] > -math.inf else -1
-    ids = _likeliest(row, best, sampling.top_k) if sampling.top_k else np.zeros(0, np.int64)
-    total, depth, u = math.nan, max(DEPTH, -math.log(sampling.min_p) if sampling.min_p else 0.0), uniform(sampling.seed, position)
-    while True:
-        if not sampling.top_k:
-            ids = _ranking(row, float(row[best]) - depth * sampling.temperature)
-        weight = np.exp((row[ids].astype(np.float64) - float(row[best])) / sampling.temperature)  # relative to the likeliest token's
-        mass = weight.cumsum()
-        whole = bool(sampling.top_k) or depth == math.inf
-        if math.isnan(total) and not whole and (sampling.top_p < 1 or not sampling.min_p):
-            total = float(np.exp((row - row[best]) * np.float32(1 / sampling.temperature)).sum(dtype=np.float64))
-        kept = len(ids)
-        if sampling.top_p < 1:
-            kept = int(np.count_nonzero(mass - weight < sampling.top_p * (mass[-1] if whole else total)))
-        if sampling.min_p:
-            kept = min(kept, int(np.count_nonzero(weight >= sampling.min_p)))
-        if whole or kept < len(ids) or sampling.min_p:  # everything that the filters keep is in sight
-            return int(ids[min(int(np.searchsorted(mass, u * mass[kept - 1], side="right")), kept - 1)])
-        if sampling.top_p == 1 and u * total < mass[-1]:
-            return int(ids[int(np.searchsorted(mass, u * total, side="right"))])
-        depth = 1.5 * depth if depth < 64 else math.inf
+    if not -math.inf < row[best] < math.inf or sampling.temperature == 0:
+        return best if -math.inf < row[best] < math.inf else -1
+    ids = _likeliest(row, best, sampling.top_k) if sampling.top_k else None
+    logits = row if ids is None else row[ids]
+    weights = np.exp((logits - row[best]) * np.float32(1 / sampling.temperature))  # relative to the likeliest token's
+    kept = total = float(weights.sum(dtype=np.float64))
+    split = float(row[best]) - DEPTH * sampling.temperature
+    if sampling.top_p < 1:
+        kept = _walk(logits, weights, sampling.top_p * total, split, "left")[1]
+    if sampling.min_p:
+        kept = min(kept, float(weights[weights >= sampling.min_p].sum(dtype=np.float64)))
+    index, _ = _walk(logits, weights, uniform(sampling.seed, position) * kept * BELOW_ONE, split, "right")
+    return index if ids is None else int(ids[index])
 
 
 def allowed(row: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -114,15 +109,35 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
 
 
-def _ranking(row: np.ndarray, floor: float) -> np.ndarray:
-    """Ids of the tokens with at least this logit (finite ones), best first, ties to the lower id."""
-    ids = np.flatnonzero(row >= floor if floor > -math.inf else row > -math.inf)
-    return ids[np.argsort(-row[ids], kind="stable")]
+def _walk(logits: np.ndarray, weights: np.ndarray, target: float, split: float, side: Literal["left", "right"]) -> tuple[int, float]:
+    """From the likeliest token down until the sum of weights reaches `target` (exceeds it, if side is "right"): the index of the token
+    where it does, and the sum there. split: the logit where to look first."""
+    ids, above, middle = None, 0.0, np.float32(split)
+    while len(logits) > SORTED:
+        higher = logits > middle
+        chosen = np.flatnonzero(higher)
+        if 0 < len(chosen) < len(logits):
+            weight = float(weights[chosen].sum(dtype=np.float64))
+            if above + weight <= target:
+                above += weight
+                chosen = np.flatnonzero(~higher)
+            ids, logits, weights = chosen if ids is None else ids[chosen], logits[chosen], weights[chosen]
+        low, high = logits.min(), logits.max()
+        if low == high:
+            break
+        middle = np.float32((float(low) + float(high)) / 2)
+        middle = middle if middle < high else low
+    order = np.argsort(-logits, kind="stable")
+    sums = above + weights[order].cumsum(dtype=np.float64)
+    i = min(int(np.searchsorted(sums, target, side=side)), len(order) - 1)
+    return int(order[i] if ids is None else ids[order[i]]), float(sums[i])
 
 
 def _likeliest(row: np.ndarray, best: int, count: int) -> np.ndarray:
-    """Ids of the `count` best tokens, or of all that can be taken if they are fewer."""
-    ids = _ranking(row, float(row[best]) - DEPTH)
+    """Ids of the `count` best tokens, best first, or of all that can be taken if they are fewer."""
+    ids = np.flatnonzero(row >= float(row[best]) - DEPTH)
     if len(ids) < count:
-        ids = _ranking(row, float(np.partition(row, len(row) - count)[len(row) - count]) if count < len(row) else -math.inf)
-    return ids[:count]
+        ids = np.flatnonzero(row > -math.inf)
+    if len(ids) > count + SORTED:
+        ids = ids[row[ids] >= np.partition(row[ids], len(ids) - count)[len(ids) - count]]
+    return ids[np.argsort(-row[ids], kind="stable")][:count]

@@ -10,6 +10,7 @@ them again, or to find them in the prefix cache. The next token is f(logits, sam
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -37,6 +38,7 @@ class Sequence:
         self.hit: int | None = None  # tokens that the cache spared at the first admission
         self.prompt_scores: list[tuple[float, Top]] = []
         self.served = 0  # step in which it last ran
+        self.given = 0  # tokens handed out
         self.let_go()
 
     def let_go(self) -> None:
@@ -49,6 +51,7 @@ class Sequence:
         self.path: list[Node] = []  # cached nodes of the first blocks, which it shares
         self.computed = self.known = 0  # known: entries before it are in shared blocks, which aren't written
         self.exact = 0  # from here on the windows are those of a cold run
+        self.branch = -1  # where it left what was cached, if no mark was there
         self.drafts: tuple[int, ...] = ()
         self.draft_from = -1  # the next position that the MTP block reads; -1: it doesn't follow this sequence
         self.mask: np.ndarray | None = None  # what the constraint allows next, once it was asked
@@ -57,11 +60,6 @@ class Sequence:
     def pending(self) -> int:
         """Tokens to compute before the next one can be chosen."""
         return len(self.ids) - self.computed
-
-    @property
-    def generated(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.ids) - self.prompt_length
 
     @property
     def blocks(self) -> np.ndarray:
@@ -77,7 +75,8 @@ class Sequence:
         """Takes over what the cache has found."""
         self.path, self.known, self.computed, self.mark = hit.path, hit.known, hit.start, hit.mark
         self.exact = hit.start if hit.mark is not None or not hit.start else hit.known
-        for node in hit.path:
+        self.branch = hit.known if hit.start < hit.known else -1
+        for node in hit.path[self.num_blocks :]:
             self.add_block(node.block)
 
     def adopt(self, index: int, block: int) -> None:
@@ -121,7 +120,11 @@ class Sequence:
                 self.finish = output.finish_reason
         except Exception:
             return [*self.logged, self.fail()]
-        return list(self.logged)
+        outputs = list(self.logged)
+        if self.finish is None and len(self.ids) >= self.limit:  # an engine with a longer context wrote the log
+            self.finish = "length"
+            outputs[-1] = replace(outputs[-1], finish_reason=self.finish)
+        return outputs
 
     def fail(self) -> Output:
         """Called while an exception of the constraint or stop is handled: ends this request, and no other."""

@@ -62,6 +62,22 @@ def test_masks() -> None:
     for sampling in (Sampling(0), Sampling(1.0), Sampling(1.0, top_k=3), Sampling(1.0, top_p=0.5, min_p=0.1)):
         assert choose(allowed(row, 0 * mask), sampling, 0) == -1
         assert choose(np.where(row == 5, np.float32("nan"), row), sampling, 0) == -1
+        assert choose(np.where(row == 5, np.float32("inf"), row), sampling, 0) == -1
+
+
+def test_a_walk_to_the_very_end_stays_among_what_can_be_taken() -> None:
+    """The largest random number there is, on rows that are split often, with most tokens masked."""
+    random = np.random.default_rng(5)
+    for i in range(300):
+        row = (random.standard_normal(3000) * random.choice([0.0, 0.1, 3.0])).astype(np.float32)
+        row[random.random(3000) < random.choice([0.1, 0.9, 0.99])] = -np.inf
+        for sampling in (Sampling(1.0), Sampling(0.3, top_p=0.9), Sampling(1.5, min_p=0.2), Sampling(1.0, top_k=50)):
+            for u in (0.0, 1 - 2**-53):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("fathom.engine.sampler.uniform", lambda seed, position, u=u: u)
+                    token = choose(row, sampling, i)
+                assert np.isfinite(row[token])
+                assert u or token == row.argmax()
 
 
 def test_log_probabilities() -> None:

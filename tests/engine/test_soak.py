@@ -30,7 +30,7 @@ def test_random_load(agreeing: Transformer, kernels: str, options: dict, steps: 
             try:
                 open_tickets.append(engine.submit(request))
             except Overloaded:
-                assert engine.stats().waiting == 12
+                assert engine.stats().waiting >= 12  # and those that were preempted
         if open_tickets and random.random() < 0.05:
             open_tickets[int(random.integers(len(open_tickets)))].cancel()
         engine.step()

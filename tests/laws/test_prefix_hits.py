@@ -46,8 +46,8 @@ def every(request: pytest.FixtureRequest) -> int:
 class Talk:
     """Conversations as a client holds them: token ids, each turn's answer appended, now and then cut back to an earlier point."""
 
-    def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
+    def __init__(self, seed: int, longest: int = 24) -> None:
+        self.random, self.longest = np.random.default_rng(seed), longest
         self.histories = [tokens(i % 2, 75)[: int(self.random.integers(5, 75))] for i in range(3)]  # some begin alike
 
     def next(self) -> tuple[int, Request]:
@@ -59,7 +59,7 @@ class Talk:
         said = tuple(self.random.integers(0, CONFIG.vocab_size, int(self.random.integers(0, 30))).tolist())
         prompt = (history + said)[:300]
         sampling = GREEDY if self.random.random() < 0.5 else Sampling(0.9, seed=int(self.random.integers(4)))
-        return i, Request(prompt, int(self.random.integers(1, 24)), sampling, top_logprobs=20)
+        return i, Request(prompt, int(self.random.integers(1, self.longest)), sampling, top_logprobs=20)
 
     def answered(self, i: int, request: Request, outputs: list[Output]) -> None:
         """The client keeps the whole conversation."""
@@ -101,24 +101,23 @@ def test_under_eviction(model: Transformer, kernels: str, every: int, expected: 
 def test_after_preemption(model: Transformer, kernels: str, every: int, expected: Callable) -> None:
     """Running answers lose everything and find some of it again."""
     engine = make_engine(model, mark_every=every, sequences=6)
-    engine.scheduler.blocks.count = 26
-    converse(engine, Talk(2), 12, expected, kernels, at_once=6)
+    engine.scheduler.blocks.count = 24
+    converse(engine, Talk(2, longest=70), 8, expected, kernels, at_once=6)
     assert engine.stats().preemptions > 0
     check_empty(engine)
 
 
 def test_from_disk_and_after_a_restart(model: Transformer, kernels: str, every: int, expected: Callable, tmp_path: Path) -> None:
     """Memory keeps next to nothing, or is gone; the disk keeps some."""
-    talk, spared = Talk(3), 0
+    talk, spared, read = Talk(3), 0, 0
     for _ in range(4):
         with DiskStore(tmp_path, budget_bytes=3 << 20, keep_free_bytes=0) as store:
             engine = make_engine(model, mark_every=every, store=store)
             engine.scheduler.blocks.count = 30
             spared += converse(engine, talk, 6, expected, kernels, at_once=1)
             check_empty(engine)
-            store.flush()
-            assert store.stats.hits > 0 or not spared
-    assert spared > 200
+            read += store.stats.hits
+    assert spared > 200 and read > 20
 
 
 def test_damaged_and_foreign_records_change_nothing(model: Transformer, kernels: str, expected: Callable, tmp_path: Path) -> None:

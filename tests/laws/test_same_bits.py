@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fathom.config import parameters
 from fathom.model import Batch, Run, State, Transformer
-from fathom.ops.native.bank import Packer
-from fathom.ops.native.kernels import OPERATORS, Official
-from fathom.ops.table import Row
-from tests.ops.native_isas import ALL, native
+from tests.ops.native_isas import ALL, on_native
 from tests.oracle import randomise, tiny_config
 
 CONFIG = tiny_config(num_hidden_layers=4, compress_ratios=(0, 4, 16, 4, 4), hash_routed=(True, False, False, False), num_nextn_predict_layers=1,
@@ -22,17 +18,7 @@ LENGTHS = (150, 1, 37, 64, 5, 129, 90, 16, 33, 128, 7, 70, 111, 2, 48, 140)
 
 @pytest.fixture(params=[(isa, precision) for precision in ("bf16", "official") for isa in ALL], ids="-".join, scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
-    isa, precision = request.param
-    kernels = native(isa) if precision == "bf16" else Official(native(isa).ext, CONFIG.qk_rope_head_dim)
-    rows = tuple(Row(op, "cpu", precision, False, "native", getattr(kernels, op), "", Packer) for op in OPERATORS)
-    plain = randomise(Transformer(CONFIG), 11)
-    formats = {p.name: {"fp8": "fp8", "expert": "fp4"}[p.storage] for p in parameters(CONFIG) if p.storage in ("fp8", "expert")}
-    model = Transformer(CONFIG, dtype=torch.bfloat16, precision=precision, rows=rows,
-                        formats=formats if precision == "official" else None)
-    targets = model.tensors()
-    for name, values in plain.tensors().items():
-        targets[name].copy_(values)
-    return model.requires_grad_(False)
+    return on_native(randomise(Transformer(CONFIG), 11), *request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -8,14 +8,16 @@ Blocks aren't all that a sequence needs to go on: its window rows and CSA's tail
 ends keep one is the policy (SPEC section 6, `every`):
 
     block size     every block's end: a hit costs nothing, marks take several times the blocks' memory
-    p              every p tokens, at a prompt's last block and at a sequence's newest: the rest is computed again from the mark
+    p              every p tokens, at a prompt's last block, where prompts have parted, and at a sequence's newest: the rest is computed
+                   again from the mark
     0              none: the last layers·(W - 1) tokens before the hit are computed again, reading the cached entries instead of making
                    them. After so many tokens every layer's window has forgotten that it began with nothing.
 
 The last way is open under every policy, and taken where it is the shorter one. Whichever it is, the result is that of a cold run.
 
-Nodes without users stay until the pool needs their blocks, least recently used first; marks have a budget of bytes and go the same way.
-A sequence gives its path back deepest first, so a parent is never older than its child and the oldest node is always a leaf.
+Nodes without users stay until the pool needs their blocks, least recently used first. Marks have a budget of bytes and go the same way,
+but first those within a chain: a conversation is taken up where it ended, or where others have parted from it. A sequence gives its
+path back deepest first, so a parent is never older than its child and the oldest node is always a leaf.
 """
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ class Hit:
     """What a new sequence can begin with.
 
     Attributes:
-        path: nodes from the first block on, in use by the finder.  known: where they end.
+        path: nodes from the first block on, held by the finder.  known: where they end.
         start: the first token to compute.  mark: the state there; None where windows begin empty (at 0, or layers·(W - 1) tokens early).
     """
 
@@ -80,7 +82,8 @@ class PrefixCache:
         """Counts what became free or idle: whoever found too few blocks needn't look again before it changes."""
         self._roots: dict[str, Node] = {}
         self._idle: OrderedDict[Node, None] = OrderedDict()  # without users, least recently used first
-        self._marks: OrderedDict[Node, int] = OrderedDict()  # bytes, least recently used first
+        self._marks: tuple[OrderedDict[Node, None], OrderedDict[Node, None]] = OrderedDict(), OrderedDict()
+        """Nodes with marks, least recently used first: those within a chain, which go before those where chains end or part."""
         self.bytes_of_marks = 0
 
     @property
@@ -108,9 +111,14 @@ class PrefixCache:
         """Whether the policy keeps the mark at this block's end for as long as there is room."""
         return bool(self.every) and position % self.every == 0
 
-    def find(self, owner: str, ids: Seq[int], blocks: int) -> Hit:
-        """The longest cached prefix of `ids`, of at most so many blocks, and the least that must be computed again."""
-        node, path, size = self._root(owner), [], self.block_size
+    def find(self, owner: str, ids: Seq[int], blocks: int, path: list[Node] | None = None) -> Hit:
+        """The longest cached prefix of `ids`, of at most so many blocks, and the least that must be computed again.
+
+        Args:
+            path: what an earlier call for the same sequence found, from which the search goes on.
+        """
+        path, size = list(path or ()), self.block_size
+        node = path[-1] if path else self._root(owner)
         while len(path) < blocks:
             key = tuple(ids[len(path) * size : (len(path) + 1) * size])
             child = node.children.get(key) or self._load(node, key)
@@ -124,7 +132,7 @@ class PrefixCache:
         for node in reversed(path):
             if node.position <= early:
                 break
-            mark = self._mark(node, fetch=self.keeps(node.position) or (self.every > 0 and node is path[-1]))
+            mark = self._mark(node)
             if mark is not None:
                 return Hit(path, known, node.position, mark)
         return Hit(path, known, early, None)
@@ -142,29 +150,24 @@ class PrefixCache:
         node = parent.children.get(ids)
         if node is None:
             node = self._insert(parent, ids, block)
-            self._use(node)
             if self.store is not None and node.digest not in self.store:
                 self._put(node, None if rolling else mark)
         else:
-            self._use(node)
             self.give(block)
+        self._use(node)
         if mark is not None:
-            self.keep_mark(node, mark, rolling=rolling)
+            self._keep(node, mark, rolling=rolling)
             if parent.rolling:
                 self._drop_mark(parent)
         path.append(node)
         return node.block
 
-    def keep_mark(self, node: Node, mark: Tensor, *, rolling: bool = False) -> None:
-        """Keeps a mark at a node that has none."""
-        if node.mark is not None:
-            node.rolling &= rolling
-            return
-        node.mark, node.rolling = mark, rolling
-        self._marks[node] = mark.nbytes
-        self.bytes_of_marks += mark.nbytes
-        while self.bytes_of_marks > self.mark_bytes:
-            self._drop_mark(next(iter(self._marks)))
+    def add_mark(self, node: Node, mark: Tensor, *, rolling: bool) -> None:
+        """The state at the end of a node in use, which had none when it was handed over."""
+        missing = node.mark is None
+        self._keep(node, mark, rolling=rolling)
+        if missing and not rolling and self.store is not None:
+            self._put(node, mark)
 
     def release(self, path: list[Node]) -> None:
         """Gives a path back; its blocks stay until others need them."""
@@ -196,6 +199,7 @@ class PrefixCache:
     def _insert(self, parent: Node, ids: tuple[int, ...], block: int) -> Node:
         node = Node(parent.owner, parent, ids, block, _chain(parent, ids))
         parent.children[ids] = node
+        self._file(parent)
         if parent.parent is None:
             self._roots[parent.owner] = parent
         return node
@@ -208,6 +212,7 @@ class PrefixCache:
         assert node.parent is not None and not node.children and not node.users, "only leaves that nobody uses go"
         del self._idle[node]
         del node.parent.children[node.ids]
+        self._file(node.parent)
         if node.parent.parent is None and not node.parent.children:
             del self._roots[node.owner]
         self._drop_mark(node)
@@ -215,20 +220,40 @@ class PrefixCache:
 
     # --- marks ---
 
-    def _mark(self, node: Node, *, fetch: bool) -> Tensor | None:
-        """A node's mark, used: in memory, or from the second tier if it is worth looking."""
-        if node.mark is None and fetch and self.store is not None and node.digest in self.store:
+    def _mark(self, node: Node) -> Tensor | None:
+        """A node's mark, used: in memory, or from the second tier, where reading a record is quicker than computing its tokens."""
+        mark = node.mark
+        if mark is None and self.every and self.store is not None and node.digest in self.store:
             record = self._get(node.digest, node.parent, node.ids)
             if record and "mark" in record:
-                self.keep_mark(node, record["mark"])
-                return record["mark"]
-        if node in self._marks:
-            self._marks.move_to_end(node)
-        return node.mark
+                mark = record["mark"].clone()  # a record's tensors share one buffer, which would stay with it
+                self._keep(node, mark)
+        self._file(node)
+        return mark
+
+    def _keep(self, node: Node, mark: Tensor, *, rolling: bool = False) -> None:
+        if node.mark is not None:
+            node.rolling &= rolling
+            return
+        node.mark, node.rolling = mark, rolling
+        self.bytes_of_marks += mark.nbytes
+        self._file(node)
+        while self.bytes_of_marks > self.mark_bytes:
+            self._drop_mark(next(iter(self._marks[0] or self._marks[1])))
 
     def _drop_mark(self, node: Node) -> None:
+        if node.mark is not None:
+            self.bytes_of_marks -= node.mark.nbytes
         node.mark, node.rolling = None, False
-        self.bytes_of_marks -= self._marks.pop(node, 0)
+        for marks in self._marks:
+            marks.pop(node, None)
+
+    def _file(self, node: Node) -> None:
+        """Makes a node's mark, if it has one, the most recently used of those it belongs to."""
+        if node.mark is not None:
+            for marks in self._marks:
+                marks.pop(node, None)
+            self._marks[len(node.children) != 1][node] = None
 
     # --- the second tier ---
 
@@ -267,7 +292,7 @@ class PrefixCache:
             return None
         node = self._insert(parent, ids, block)
         if "mark" in record:
-            self.keep_mark(node, record["mark"].clone())
+            self._keep(node, record["mark"].clone())
         return node
 
 

@@ -5,6 +5,9 @@ share what is left, in pieces, but only a quarter of the budget while others are
 when there is a slot and enough blocks for its prompt; it takes blocks as it grows. When none are left, the cache gives up its least
 recently used ones, and then the sequence that arrived last gives up all it holds and waits again. So the oldest always gets on, and
 whoever may enter at all fits alone.
+
+A prompt begins only when nobody else is at work on its next block: of several that begin alike the first computes, the others follow
+with what it has put into the cache.
 """
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..cache.pool import Pool
-from ..cache.prefix import PrefixCache
+from ..cache.prefix import Hit, Node, PrefixCache
 from ..sequence import Sequence
 from .fairness import Turns
 
 PROMPT_SHARE = 4  # prompts get 1/4 of the budget in a step that also decodes
+NextBlock = tuple[str, Node | None, tuple[int, ...]]
 
 
 @dataclass(eq=False)
@@ -93,10 +97,15 @@ class Scheduler:
             drafts = seq.drafts[: max(0, min(left - 1, seq.limit - 1 - len(seq.ids)))]
             left -= self._put(works, Work(seq, seq.computed, min(1, left), drafts))
         left = min(left, self.budget // PROMPT_SHARE) if works else left
-        for seq in self.turns.prompt_order([s for s in self.running if s.pending > 1]):
-            left -= self._put(works, Work(seq, seq.computed, min(seq.pending, left)))
+        prompts = [s for s in self.running if s.pending > 1]
+        under_way = {self._next_block(s) for s in prompts if s.entered}
+        for seq in self.turns.prompt_order(prompts):
+            if left > 0 and seq.slot >= 0 and (seq.entered or self._may_begin(seq, under_way)):
+                left -= self._put(works, Work(seq, seq.computed, min(seq.pending, left)))
         for work in works.values():
             work.seq.served = self.steps
+            if work.seq.hit is None:
+                work.seq.hit = min(work.start, work.seq.prompt_length)
             self.turns.charge(work.seq, work.size)
             self._choose_marks(work)
         return list(works.values())
@@ -108,7 +117,7 @@ class Scheduler:
         size = self.block_size
         for end, mark in marks.items():
             if end <= len(seq.path) * size:
-                self.cache.keep_mark(seq.path[end // size - 1], mark, rolling=end in rolling)
+                self.cache.add_mark(seq.path[end // size - 1], mark, rolling=end in rolling)
         while (len(seq.path) + 1) * size <= seq.computed:
             i, end = len(seq.path), (len(seq.path) + 1) * size
             block = self.cache.extend(seq.request.owner, seq.path, tuple(seq.ids[end - size : end]), int(seq.table[i]), marks.get(end),
@@ -131,12 +140,9 @@ class Scheduler:
     def _try(self, seq: Sequence) -> bool:
         """Admits a sequence if its tokens so far and one more fit, beside what those that run have still to take for theirs, or a block."""
         promised = sum(max(1, self._blocks_for(s) - s.num_blocks) for s in self.running)
-        if self.cache is None or seq.scores_prompt:
-            hit = None
-        else:
-            hit = self.cache.find(seq.request.owner, seq.ids, (len(seq.ids) - 1) // self.block_size)
-        if self._blocks_for(seq) - (len(hit.path) if hit else 0) + promised > self.available:
-            if hit:
+        hit = self._find(seq)
+        if self._blocks_for(seq) - len(hit.path) + promised > self.available:
+            if self.cache:
                 before = self.cache.released
                 self.cache.release(hit.path)
                 self.cache.released = before  # what this attempt held doesn't make a second one worth while
@@ -144,11 +150,33 @@ class Scheduler:
         slot = self.slots.take()
         assert slot is not None, "only asked when one is free"
         seq.slot = slot
-        if hit:
-            seq.begin_from(hit)
-        if seq.hit is None:
-            seq.hit = seq.computed
+        seq.begin_from(hit)
         return True
+
+    def _find(self, seq: Sequence) -> Hit:
+        """What of a sequence is cached, beyond what it holds already. (Whose prompt is scored must compute all of it.)"""
+        if self.cache is None or seq.scores_prompt:
+            return Hit([], 0, 0, None)
+        return self.cache.find(seq.request.owner, seq.ids, (len(seq.ids) - 1) // self.block_size, seq.path)
+
+    def _may_begin(self, seq: Sequence, under_way: set[NextBlock]) -> bool:
+        """Whether an admitted sequence can start, with what has been cached since; not while somebody is at work on its next block."""
+        if self.cache is None or seq.scores_prompt:
+            return True
+        held = len(seq.path)
+        seq.begin_from(self._find(seq))
+        if len(seq.path) > held:
+            self._stuck = None  # it needs fewer blocks of its own
+        block = self._next_block(seq)
+        if block in under_way and (len(seq.path) + 1) * self.block_size < len(seq.ids):
+            return False
+        under_way.add(block)
+        return True
+
+    def _next_block(self, seq: Sequence) -> NextBlock:
+        """The block that a sequence will hand over next: owner, node before it, tokens."""
+        begin = len(seq.path) * self.block_size
+        return seq.request.owner, seq.path[-1] if seq.path else None, tuple(seq.ids[begin : begin + self.block_size])
 
     # --- blocks ---
 
@@ -208,7 +236,7 @@ class Scheduler:
         for end in range(first, work.start + work.size + 1, size):
             if end <= len(seq.path) * size and seq.path[end // size - 1].mark is not None:
                 continue
-            if self.cache.keeps(end) or end == prompt_end:
+            if self.cache.keeps(end) or end in (prompt_end, seq.branch):
                 marks.append(end)
             elif end > prompt_end:
                 marks.append(end)
