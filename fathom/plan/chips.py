@@ -22,7 +22,7 @@ FIGURES = ("memory", "bandwidth", "domain", "scale_up", "scale_out", "host", "pr
 EFFICIENCIES = ("compute", "memory", "links", "usable", "traffic", "layer_overhead", "hop")
 _SHARES = EFFICIENCIES[:4]
 _WIDER = {"fp4": ("fp4", "fp8", "bf16", "fp16", "fp32"), "fp8": ("fp8", "bf16", "fp16", "fp32"), "bf16": ("bf16", "fp32"),
-          "fp16": ("fp16", "bf16", "fp32"), "fp32": ("fp32",)}
+          "fp16": ("fp16", "fp32"), "fp32": ("fp32",)}
 
 
 @dataclass(frozen=True)

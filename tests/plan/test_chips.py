@@ -18,7 +18,7 @@ def test_the_chips_of_the_contract_are_there():
 def test_a_missing_format_is_computed_in_the_next_wider_one():
     chips = load_chips()
     assert chips["h200"].computes_in("fp4") == "fp8" and chips["b200"].computes_in("fp4") == "fp4"
-    assert chips["ascend-910b"].computes_in("fp8") == "bf16" and chips["epyc"].computes_in("fp16") == "bf16"
+    assert chips["ascend-910b"].computes_in("fp8") == "bf16" and chips["epyc"].computes_in("fp16") == "fp32", "bf16 is no wider"
 
 
 def test_a_price_alone_corrects_a_price(tmp_path):
