@@ -10,6 +10,7 @@ ARGS        ?=                # handed to pytest by `make test`, as in ARGS="tes
 PYTHON := $(strip $(PYTHON))
 TORCH_INDEX := $(strip $(TORCH_INDEX))
 RUN := .venv/bin/python -m
+WORKERS := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve bench test check clean
@@ -32,12 +33,12 @@ bench: setup  ## measure speed beside transformers; bench/ gets a table and plot
 	@.venv/bin/fathom bench
 
 test: setup  ## the tests for everyone
-	@$(RUN) pytest -m "not check" $(ARGS)
+	@$(RUN) pytest -m "not check" $(WORKERS) $(ARGS)
 
 check: setup  ## lint, types of public functions, long laws; every tool must be there
 	@$(RUN) ruff check .
 	@$(RUN) mypy
-	@$(RUN) pytest -m "check or needs" --strict-tools $(ARGS)
+	@$(RUN) pytest -m "check or needs" --strict-tools $(WORKERS) $(ARGS)
 
 clean:  ## remove .venv, caches and build outputs; runs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -57,20 +57,21 @@ def load(path: str | Path, *, device: str | None = None, precision: str | None =
     formats = checkpoint.formats(official=precision == "official")
     resident = None
     if weights_budget is not None:
-        resident = _resident(checkpoint.config, weights_budget, formats, packed=any(row.packer for row in rows), say=say)
+        resident = _resident(checkpoint.config, weights_budget, formats, precision, packed=any(row.packer for row in rows), say=say)
     model = Transformer(checkpoint.config, dtype=DTYPES[precision], precision=precision, device=where, rows=rows, formats=formats,
                         resident=resident)
     checkpoint.load_into(model.tensors(), progress, formats=formats)
     return Session(make_engine(model), tokenizer)
 
 
-def _resident(config: ModelConfig, budget: int, formats: Mapping[str, str], *, packed: bool, say: Callable[[str], None]) -> int | None:
+def _resident(config: ModelConfig, budget: int, formats: Mapping[str, str], precision: str, *, packed: bool,
+              say: Callable[[str], None]) -> int | None:
     """Experts of a layer that stay in memory under a budget; None for all."""
     if not packed:
         raise UserError("weights_budget", budget, "needs the native kernels (a CPU, in bf16 or official)", "build them: fathom doctor --build")
-    count = resident_experts(config, budget, formats)
+    count = resident_experts(config, budget, formats, precision)
     if count is not None:
-        total = packed_size(config, formats).total
+        total = packed_size(config, formats, precision).total
         say(f"weights of {total / 1e9:.1f} GB exceed the budget of {budget / 1e9:.1f} GB: {count} of {config.n_routed_experts} experts of each layer "
             "stay in memory, the others are read as they are needed, which is slow")
     return count

@@ -2,12 +2,18 @@
 
 `@pytest.mark.needs("bwrap", "module:pyarrow")` names programs and Python modules. Without them the test is skipped by `make test`,
 which is for everyone, and fails in `make check` (`--strict-tools`), where all of them should be.
+
+The tests run in as many processes as there are cores (pytest-xdist), so each process, and whatever it starts, computes with one thread
+unless a test says otherwise.
 """
 import importlib.util
+import os
 import shutil
 
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a test's module imports torch
 
 # The same examples every time: a red test stays red for whoever looks at it. No deadline: machines are shared and slow at times.
 settings.register_profile("fathom", derandomize=True, deadline=None)

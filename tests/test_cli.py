@@ -32,7 +32,7 @@ def test_overview() -> None:
     (["trian"], "verb = trian"),
     (["generate", "--model", "/nowhere", "x"], "model = /nowhere: no such folder"),
     (["plan", "v4-huge"], "v4-huge"),
-    (["convert", "/nowhere", "/tmp/out"], "/nowhere"),
+    (["convert", "/nowhere", "/nowhere/else"], "/nowhere"),
     (["train", "/nowhere.toml"], "/nowhere.toml"),
     (["doctor", "--device", "abacus"], "device = abacus"),
 ])

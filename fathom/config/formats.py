@@ -25,6 +25,7 @@ def index_key_bytes(index_dim: int) -> int:
 
 PANEL, STEP = 16, 32  # rows of a panel of a packed matrix; its columns are a multiple of
 SCALE_COLUMNS = {"fp8": 128, "fp4": 32}  # columns that share a scale
+STREAM_PARTS = {"bf16": 2, "official": 3}  # bf16 parts of mHC's fp32 mixers, by precision: 16 significant bits, or all
 
 
 def packed_bytes(rows: int, columns: int, format: str) -> int:

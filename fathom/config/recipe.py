@@ -121,6 +121,7 @@ class StageRecipe:
     """From `start` (a share of the steps) on: rows of at most `length` tokens, `rows` of them a step, run in `micro_batches` parts.
 
     attention: CSA is "dense" (over all visible entries, while the indexer learns beside it) or "sparse" (over those it chooses).
+    kinds: (sft) of generated questions, a lesson of their own; unless given, all that [conversations] has.
     """
 
     start: float = 0.0
@@ -128,6 +129,12 @@ class StageRecipe:
     rows: int = 8
     micro_batches: int = 1
     attention: Literal["dense", "sparse"] = "sparse"
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> str:
+        """The split of the token store that its rows are read from."""
+        return "-".join(("train", *self.kinds))
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < 1:
@@ -242,6 +249,10 @@ class Recipe:
         starts = [stage.start for stage in self.stage]
         if not starts or starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:])):
             raise UserError("stage.start", starts, "0 for the first [[stage]], then rising")
+        for stage in self.stage if self.kind == "pretrain" else self.stage[-1:]:
+            if stage.kinds:
+                raise UserError("stage.kinds", stage.kinds, "given in recipes of kind sft only, and not for the last [[stage]]",
+                                "what no stage shall have is left out of conversations.kinds")
 
     @property
     def evaluation_length(self) -> int:

@@ -58,6 +58,9 @@ def recipe_from_dict(table: Mapping[str, Any]) -> Recipe:
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Nested plain tables (JSON-ready) with every value of its kind filled in; `recipe_from_dict` gives the same recipe back."""
     values = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    if recipe.kind == "pretrain":
+        for stage in values["stage"]:
+            del stage["kinds"]
     return {key: value for key, value in values.items() if key not in OF_THE_OTHER_KIND[recipe.kind]}
 
 

@@ -53,8 +53,9 @@ class Trainer:
         self.model.init_weights(recipe.seed)
         self.optimizers = Optimizers(parameters(config), dict(self.model.named_parameters()), recipe.optimizer,
                                      DTYPES[recipe.optimizer.orthogonalize])
-        self.packer = Packer(TokenStore(data, "train"), seed=recipe.seed, shuffle_documents=recipe.shuffled_documents,
-                             fim_rate=recipe.fim_rate, fim=fim_ids(self.tokenizer, recipe.fim_rate))
+        fim = fim_ids(self.tokenizer, recipe.fim_rate)
+        self._packers = {split: Packer(TokenStore(data, split), seed=recipe.seed, shuffle_documents=recipe.shuffled_documents,
+                                       fim_rate=recipe.fim_rate, fim=fim) for split in {stage.split for stage in recipe.stage}}
         buffers = dict(self.model.named_buffers())
         self._biases = {name.removesuffix(".gate.bias"): buffers[name] for name in buffers if name.endswith(".gate.bias")}
         self.step, self.tokens, self.seconds, self.position = 0, 0, 0.0, Position()
@@ -68,7 +69,8 @@ class Trainer:
         start = time.perf_counter()
         recipe, stage = self.recipe, stage_at(self.recipe, self.step)
         lr, weight = learning_rate(recipe, self.step), mtp_weight(recipe, self.step)
-        rows, position = self.packer.take(self.position, stage.rows, stage.length)
+        at = self.position if self.position.split == stage.split else Position(split=stage.split)
+        rows, position = self._packers[stage.split].take(at, stage.rows, stage.length)
         sizes = Sizes.of(rows)
         sums: dict[str, float] = {"main": 0.0, "mtp": 0.0, "balance": 0.0, "indexer": 0.0}
         loads: dict[str, Tensor] = {}

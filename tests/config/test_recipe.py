@@ -55,6 +55,8 @@ def test_unknown_keys_are_refused_with_the_nearest(table, named, nearest):
     ({"stage": [{}, {"start": 0.5}, {"start": 0.5}]}, "stage.start"), ({"stage": [{"rows": 2, "micro_batches": 3}]}, "stage.micro_batches"),
     ({"stage": [{"length": 1}]}, "stage.length"), ({"stage": {"length": 64}}, "stage"),
     ({"evaluation": {"length": 3}}, "evaluation.length"),
+    ({"stage": [{"kinds": ["echo"]}, {"start": 0.5}]}, "stage.kinds"), ({"kind": "sft", "stage": [{"kinds": ["echo"]}]}, "stage.kinds"),
+    ({"kind": "sft", "stage": [{"kinds": "echo"}, {"start": 0.5}]}, "stage.kinds"),
     ({"kind": "rl"}, "kind"), *(({"kind": "sft", "conversations": {key: value}}, f"conversations.{key}") for key, value in (
         ("turns", 0), ("tool_turns", 0), ("generated", -1), ("measured", -1), ("max_tokens", 0), ("shuffle", 0), ("thinking", 1.5), ("held_out", 0.0),
         ("held_out", 1.0), ("kinds", "greetings"), ("paths", [1]))),
@@ -80,10 +82,12 @@ def test_keys_of_the_other_kind_of_run_are_refused(kind, key, table):
 
 @pytest.mark.parametrize("kind", ["pretrain", "sft"])
 def test_a_resolved_recipe_has_the_tables_of_its_kind(kind, tmp_path):
-    recipe = recipe_from_dict({"kind": kind, **({"base": "runs/a", "conversations": {"kinds": ["lists"]}} if kind == "sft" else {})})
+    lesson = {"base": "runs/a", "conversations": {"kinds": ["lists"]}, "stage": [{"kinds": ["echo"]}, {"start": 0.5}]}
+    recipe = recipe_from_dict({"kind": kind, **(lesson if kind == "sft" else {})})
     (tmp_path / "r.toml").write_text(recipe_to_toml(recipe))
     assert read_recipe(tmp_path / "r.toml") == recipe
     assert ("data" in recipe_to_dict(recipe)) == (kind == "pretrain") and ("conversations" in recipe_to_dict(recipe)) == (kind == "sft")
+    assert ("kinds" in recipe_to_dict(recipe)["stage"][0]) == (kind == "sft")
     assert recipe.fim_rate == (0.1 if kind == "pretrain" else 0.0)
     assert recipe.shuffled_documents == (recipe.data.shuffle_documents if kind == "pretrain" else recipe.conversations.shuffle)
 

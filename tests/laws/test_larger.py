@@ -43,7 +43,7 @@ def answer(session: Session) -> list[tuple[int, float]]:
 def test_the_same_bits_within_the_budget(folder: Path, precision: str, experts: int) -> None:
     whole = fathom.load(folder, device="cpu", precision=precision)
     said: list[str] = []
-    size = packed_size(whole.config, fathom.checkpoint.open_checkpoint(folder).formats(official=precision == "official"))
+    size = packed_size(whole.config, fathom.checkpoint.open_checkpoint(folder).formats(official=precision == "official"), precision)
     budget = size.dense + experts * size.expert + size.expert // 2
     small = fathom.load(folder, device="cpu", precision=precision, weights_budget=budget, say=said.append)
     assert answer(small) == answer(whole)
@@ -63,7 +63,7 @@ def test_planned_bytes_are_allocated_bytes(folder: Path) -> None:
     for precision in ("bf16", "official"):
         session = fathom.load(folder, device="cpu", precision=precision)
         held = fathom.checkpoint.open_checkpoint(folder).formats(official=precision == "official")
-        assert sum(t.nbytes for t in session.engine.model.tensors().values()) == packed_size(session.config, held).total
+        assert sum(t.nbytes for t in session.engine.model.tensors().values()) == packed_size(session.config, held, precision).total
 
 
 def test_too_small_a_budget_is_refused(folder: Path) -> None:

@@ -14,8 +14,8 @@ from tests.ops.native_isas import available
 from tests.oracle import randomise, tiny_config
 
 TOKENS, CHUNK, ANSWER = 1 << 20, 4096, 64
-CONFIG = tiny_config(num_hidden_layers=3, compress_ratios=(0, 4, 128), hash_routed=(True, False, False), num_attention_heads=2, index_n_heads=1, index_topk=8,
-                     sliding_window=16, max_position_embeddings=TOKENS + 256)
+CONFIG = tiny_config(num_hidden_layers=3, compress_ratios=(0, 4, 128), hash_routed=(True, False, False), num_attention_heads=2,
+                     index_n_heads=1, index_topk=8, sliding_window=16, max_position_embeddings=TOKENS + 256)
 pytestmark = [pytest.mark.check, pytest.mark.timeout(1200), pytest.mark.skipif(not available(), reason="needs the native kernels")]
 
 

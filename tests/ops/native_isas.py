@@ -9,7 +9,6 @@ import torch
 
 from fathom.config import parameters
 from fathom.model import Transformer
-from fathom.ops.native.bank import Packer
 from fathom.ops.native.build import EMULATED, ISA_FLAGS, build, default_folder, find_compiler, library_file
 from fathom.ops.native.kernels import OPERATORS, Native, Official
 from fathom.ops.native.library import lacking, open_library
@@ -42,7 +41,7 @@ def on_native(plain: Transformer, isa: str, precision: str) -> Transformer:
     """The same model in bf16 or `official` on the kernels of one instruction set; skips the test where they can't be had."""
     config = plain.config
     kernels = native(isa) if precision == "bf16" else Official(native(isa).ext, config.qk_rope_head_dim)
-    rows = tuple(Row(op, "cpu", precision, False, "native", getattr(kernels, op), "", Packer) for op in OPERATORS)
+    rows = tuple(Row(op, "cpu", precision, False, "native", getattr(kernels, op), "", kernels.packer) for op in OPERATORS)
     formats = {p.name: {"fp8": "fp8", "expert": "fp4"}[p.storage] for p in parameters(config) if p.storage in ("fp8", "expert")}
     model = Transformer(config, dtype=torch.bfloat16, precision=precision, rows=rows, formats=formats if precision == "official" else None)
     targets = model.tensors()

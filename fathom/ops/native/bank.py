@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...config.formats import STREAM_PARTS
 from .packed import CODES, Grouped, Packed, Split, empty
 
 Read = Callable[[int, Packed], None]  # fills a matrix with that of an expert
@@ -166,13 +167,14 @@ class Packer:
         formats: "fp8" or "fp4" for weights that should be held so, by name. A bank is held so if all of its routed (or shared) matrices
             should be, in the same format.
         resident: routed experts of a layer that are in memory at a time; None for all.
+        stream_parts: bf16 parts that a stream mixer is split into.
 
     Attributes:
         banks: of all layers, by the layer's name.
     """
 
-    def __init__(self, formats: Mapping[str, str], resident: int | None = None) -> None:
-        self.formats, self.resident = formats, resident
+    def __init__(self, formats: Mapping[str, str], resident: int | None = None, *, stream_parts: int = STREAM_PARTS["bf16"]) -> None:
+        self.formats, self.resident, self.stream_parts = formats, resident, stream_parts
         self.banks: dict[str, Bank] = {}
 
     def place(self, name: str, role: str, shape: tuple[int, ...], groups: int) -> Any:
@@ -187,7 +189,7 @@ class Packer:
         if role == "grouped":
             return Grouped(rows, columns, groups)
         if role == "streams":
-            return Split(rows, columns)
+            return Split(rows, columns, self.stream_parts)
         layer, which = name.partition(".experts." if role == "expert" else ".shared_experts.")[::2]
         if layer not in self.banks:
             assert role == "expert", "the routed experts come first in the table"

@@ -5,11 +5,14 @@ whatever batch it comes in and however many threads there are. `mhc_expand` writ
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...config.formats import STREAM_PARTS
 from ..spans import Entries, History, Spans
 from ..table import Row
 from .bank import Experts, Packer
@@ -41,13 +44,14 @@ def rows(isa: str | None = None, *, precision: str = "bf16", head_dim: int, rope
         return [Row(op, "cpu", precision, False, "native", None, reason) for op in OPERATORS]
     kernels = Native(ext) if precision == "bf16" else Official(ext, rope_dims)
     why = "asked for" if isa else "the best that this processor and system have"
-    return [Row(op, "cpu", precision, False, f"native {name}", getattr(kernels, op), why, Packer) for op in OPERATORS]
+    return [Row(op, "cpu", precision, False, f"native {name}", getattr(kernels, op), why, kernels.packer) for op in OPERATORS]
 
 
 class Native:
     """Operators in bf16 on one instruction set; contracts as the reference functions'."""
 
     official, coded = 0, -1  # rounding points and cache rows of precision `official`; rope dims of coded rows
+    packer: Callable[..., Packer] = Packer
 
     def __init__(self, ext: Any) -> None:
         self.ext = ext
@@ -159,6 +163,7 @@ class Official(Native):
     """Operators in precision `official`: activations in E4M3, cache rows of bytes, its rounding points."""
 
     official = 1
+    packer = staticmethod(partial(Packer, stream_parts=STREAM_PARTS["official"]))
 
     def __init__(self, ext: Any, rope_dims: int) -> None:
         super().__init__(ext)

@@ -5,7 +5,7 @@ checkpoint streams into it and the plain layout is never held. The layout is des
 rows, pairs of columns side by side, [panels, K/2, 16, 2] with K a multiple of 32. FP8 and FP4 weights keep that order, with their
 scales beside them; they take what a file holds as it is (`take`), since the kernels decode them exactly.
 
-Stream mixers (mHC's fn, fp32) are split into two bf16 parts, 16 significant bits in all. Experts are in bank.py.
+Stream mixers (mHC's fn, fp32) are split into bf16 parts: two hold 16 significant bits, three all. Experts are in bank.py.
 """
 from __future__ import annotations
 
@@ -159,17 +159,17 @@ class Grouped(Packed):
 
 
 class Split:
-    """An fp32 matrix [rows, columns] as two packed parts, one below the other: bf16 of it, and bf16 of what that leaves over."""
+    """An fp32 matrix [rows, columns] as packed parts, one below the other: bf16 of it, bf16 of what that leaves over, and so on."""
 
-    def __init__(self, rows: int, columns: int) -> None:
-        self.rows, self.columns, self.packed = rows, columns, Packed(2 * rows, columns)
+    def __init__(self, rows: int, columns: int, parts: int = 2) -> None:
+        self.rows, self.columns, self.parts, self.packed = rows, columns, parts, Packed(parts * rows, columns)
 
     shape, dtype = Packed.shape, torch.float32
     numel, detach, __getitem__, copy_ = Packed.numel, Packed.detach, Packed.__getitem__, Packed.copy_
 
     @property
     def nbytes(self) -> int:
-        """Allocated bytes of both parts."""
+        """Allocated bytes of all parts."""
         return self.packed.nbytes
 
     def element_size(self) -> int:
@@ -178,9 +178,10 @@ class Split:
 
     def write(self, first: int, values: Tensor) -> None:
         """Packs rows first, first + 1, … from fp32 values."""
-        high = values.bfloat16()
-        self.packed.write(first, high)
-        self.packed.write(self.rows + first, (values - high.float()).bfloat16())
+        for part in range(self.parts):
+            kept = values.bfloat16()
+            self.packed.write(part * self.rows + first, kept)
+            values = values - kept.float()
 
 
 def empty(rows: int, columns: int, format: str | None) -> tuple[Tensor, Tensor | None]:

@@ -33,7 +33,7 @@ def linear_fp8(x: Tensor, weight: Tensor) -> Tensor:
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, w1: Tensor, w2: Tensor, w3: Tensor, shared: tuple[Tensor, Tensor, Tensor],
             limit: float) -> Tensor:
-    """As the operator of this name; both products of every expert take E4M3 activations, and each expert's output is rounded to bf16."""
+    """As the operator of this name; products take E4M3 activations and give bf16, gate and up as well as each expert's output."""
     total = torch.zeros_like(x, dtype=torch.float32)
     rounded = quantise(x)
     for e in range(w1.shape[0]):
@@ -45,8 +45,8 @@ def experts(x: Tensor, weights: Tensor, chosen: Tensor, w1: Tensor, w2: Tensor, 
 
 
 def _expert(x: Tensor, w1: Tensor, w2: Tensor, w3: Tensor, limit: float, weight: Tensor | None) -> Tensor:
-    gate, up = linear_fp32(x, w1).clamp(max=limit), linear_fp32(x, w3).clamp(-limit, limit)
-    act = F.silu(gate) * up
+    gate, up = (linear_fp32(x, w).to(x.dtype).float() for w in (w1, w3))
+    act = F.silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
     act = (act if weight is None else act * weight).to(x.dtype)
     return linear_fp32(quantise(act), w2).to(x.dtype)
 
@@ -85,11 +85,16 @@ class Rows:
 
     def attend(self, q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries: Entries | None = None, entry_spans: Spans | None = None,
                chosen: Tensor | None = None) -> Tensor:
-        """As the operator of this name, on rows of bytes."""
+        """As the operator of this name, on rows of bytes; weights are rounded to bf16, their products with values summed in fp32."""
         rows = decode_entries(window, self.head_dim, self.rope_dims)
         if entries is not None:
             entries = _visible(entries, decode_entries(_taken(entries), self.head_dim, self.rope_dims))
-        return attention.attend(q, rows, window_spans, sink, entries, entry_spans, chosen)
+        out = torch.empty_like(q)
+        for q0, q1, _, _ in window_spans.tiles:
+            parts = attention.tile_parts(q0, q1, rows, window_spans, entries, entry_spans, chosen)
+            weights = attention.split_weights(attention.tile_weights(q[q0:q1], parts, sink).to(q.dtype).float(), parts)
+            out[q0:q1] = sum(torch.matmul(p, part.values.float()) for p, part in zip(weights, parts, strict=True))
+        return out
 
     def index_topk(self, q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int) -> Tensor:
         """As the operator of this name, on rows of bytes; scores are rounded to bf16 before they are compared."""

@@ -34,12 +34,14 @@ Row = tuple[Piece, ...]
 
 @dataclass(frozen=True)
 class Position:
-    """Where reading stands: the next row to take is `row` of window `window` of epoch `epoch`, cut for rows of `length` tokens."""
+    """Where reading stands: the next row to take is `row` of window `window` of epoch `epoch`, cut for rows of `length` tokens. `split`:
+    the store it stands in, of a run that has several."""
 
     epoch: int = 0
     window: int = 0
     row: int = 0
     length: int = 0
+    split: str = "train"
 
 
 class FimIds(NamedTuple):
@@ -87,7 +89,7 @@ class Packer:
     def _next_window(self, at: Position, length: int) -> Position:
         """The first row of the window after, which may be the next epoch's first."""
         last = at.window + 1 == self._windows
-        return Position(at.epoch + last, 0 if last else at.window + 1, 0, length)
+        return dataclasses.replace(at, epoch=at.epoch + last, window=0 if last else at.window + 1, row=0, length=length)
 
     def _pack_window(self, epoch: int, window: int, length: int) -> list[Row]:
         """All rows of a window, shuffled."""

@@ -16,8 +16,8 @@ from .exchange import Exchange, Kind, Tool, draw
 
 SYSTEM = ("You are a helpful assistant.", "You are Fathom, a small model.", "Answer briefly.", "Be friendly.")
 SYSTEM_RATE = 0.2  # of the conversations with a system text
-WITH_TOOL = 0.3  # of the conversations with a tool, where a kind has one
-TOOL_RATE = 0.7  # of the questions in those that need it
+WITH_TOOL = 0.06  # of the conversations with a tool, where a kind has one: some two fifths of all tokens
+TOOL_RATE = 0.6  # of the questions in those that need it
 
 Message = dict[str, Any]
 
@@ -71,9 +71,14 @@ def make_conversation(seed: str, kinds: Sequence[Kind], recipe: ConversationsRec
     thinking = rng.random() < recipe.thinking
     system = rng.choice(SYSTEM) if rng.random() < SYSTEM_RATE else ""
     if calling and (not plain or rng.random() < WITH_TOOL):
-        chosen = rng.choice(calling)
-        asked = [chosen if not others or rng.random() < TOOL_RATE else rng.choice(others) for _ in range(rng.randint(1, recipe.tool_turns))]
+        chosen = pick(rng, calling)
+        asked = [chosen if not others or rng.random() < TOOL_RATE else pick(rng, others) for _ in range(rng.randint(1, recipe.tool_turns))]
         tools = chosen.tools(rng)
     else:
-        asked, tools = [rng.choice(plain) for _ in range(rng.randint(1, recipe.turns))], ()
+        asked, tools = [pick(rng, plain) for _ in range(rng.randint(1, recipe.turns))], ()
     return Conversation(tuple(draw(kind, rng, recipe.held_out, out=out) for kind in asked), thinking, system, tools)
+
+
+def pick(rng: random.Random, kinds: Sequence[Kind]) -> Kind:
+    """One of the kinds, by their weights."""
+    return rng.choices(kinds, [kind.weight for kind in kinds])[0]

@@ -55,6 +55,7 @@ class Kind:
     make(rng) -> Exchange: a function of the generator's state alone.
     right(exchange, content) -> bool: whether an answer's content is right; never raises on what a model may write.
     tools: given when `make` makes calls.  toolless: only asked where no tool is at hand.
+    weight: how often it is asked beside the others.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Kind:
     right: Callable[[Exchange, str], bool]
     tools: Callable[[random.Random], tuple[Tool, ...]] | None = None
     toolless: bool = False
+    weight: float = 1.0
 
 
 def words_of(text: str) -> str:

@@ -36,7 +36,7 @@ class FineTuning:
 
     def check(self, recipe: Recipe) -> None:
         """The kinds must exist, and there must be conversations."""
-        check_conversations(recipe.conversations)
+        check_conversations(recipe)
 
     def prepare(self, recipe: Recipe, config: ModelConfig, folder: Path, progress: Tell) -> Summary:
         """See prepare.py."""

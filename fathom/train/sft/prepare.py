@@ -3,13 +3,15 @@
 Every conversation is one document and is never cut: half of one would teach to answer a question that isn't there. A generated one that
 is longer than the shortest row loses its last questions; one of your own is left out and counted.
 
+A stage of the recipe with kinds of its own is a lesson: its conversations are a split of their own, without yours.
+
 All of it is deterministic, and the folder appears whole or not at all.
 """
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -59,24 +61,30 @@ def chosen_kinds(recipe: ConversationsRecipe) -> list[Kind]:
     Raises:
         UserError: a kind that doesn't exist.
     """
-    for name in recipe.kinds:
+    return _kinds("conversations.kinds", recipe.kinds or tuple(KINDS)) if recipe.generated else []
+
+
+def _kinds(field: str, names: Sequence[str]) -> list[Kind]:
+    for name in names:
         if name not in KINDS:
-            raise UserError("conversations.kinds", name, f"one of {', '.join(KINDS)}")
-    return [KINDS[name] for name in recipe.kinds or KINDS] if recipe.generated else []
+            raise UserError(field, name, f"one of {', '.join(KINDS)}")
+    return [KINDS[name] for name in names]
 
 
-def check_conversations(recipe: ConversationsRecipe) -> None:
+def check_conversations(recipe: Recipe) -> None:
     """Refuse a recipe without any conversation, or with files that hold something else, before anything is made for it."""
-    if chosen_kinds(recipe):
-        for _ in read_own(recipe.paths):
-            pass
-    elif sum(1 for _ in read_own(recipe.paths)) < 2:
+    wanted = recipe.conversations
+    for stage in recipe.stage:
+        if _kinds("stage.kinds", stage.kinds) and not wanted.generated:
+            raise UserError("stage.kinds", stage.kinds, "nothing is generated", "let conversations.generated be above 0, or leave the kinds out")
+    own = sum(1 for _ in read_own(wanted.paths))
+    if not chosen_kinds(wanted) and own < 2:
         raise UserError("conversations", None, "at least two conversations, one of which is held out",
                         "name files with --data, or let conversations.generated be above 0")
 
 
 def prepare(recipe: Recipe, config: ModelConfig, folder: Path, progress: Tell) -> Summary:
-    """Write `folder` with the splits "train" and "held_out", tokenizer.json and summary.json, unless it is already there.
+    """Write `folder` with the splits "train" and "held_out", one of each lesson, tokenizer.json and summary.json, unless it is there.
 
     Raises:
         UserError: no conversation is left to train on, or the base's tokenizer doesn't fit.
@@ -84,16 +92,18 @@ def prepare(recipe: Recipe, config: ModelConfig, folder: Path, progress: Tell) -
     if (folder / "summary.json").exists():
         return Summary(**json.loads((folder / "summary.json").read_text()))
     tokenizer = _tokenizer(recipe, config)
-    sides = _sides(list(read_own(recipe.conversations.paths)), recipe.conversations.held_out)
-    tallies = {out: Counter[str]() for out in sides}
+    own = _sides(list(read_own(recipe.conversations.paths)), recipe.conversations.held_out)
+    trained, held_out = Counter[str](), Counter[str]()
     with replace_folder(folder) as new:
         tokenizer.save(new)
-        for out, tally in tallies.items():
-            documents = _documents(recipe, tokenizer, sides[out], out, tally, progress)
-            write_store(new, "held_out" if out else "train", documents, config.vocab_size, texts=out, masked=True)
+        for split in dict.fromkeys(["held_out", *(stage.split for stage in recipe.stage)]):
+            tally = Counter[str]()
+            documents = _documents(recipe, tokenizer, own.get(split, []), split, tally, progress)
+            write_store(new, split, documents, config.vocab_size, texts=split == "held_out", masked=True)
             if not tally["kept"]:
-                raise UserError("conversations", None, f"none that fits into a row of {shortest_row(recipe)} tokens", "take a larger stage.length")
-        trained, held_out = tallies[False], tallies[True]
+                raise UserError("conversations", None, f"none that fits into a row of {shortest_row(recipe, split)} tokens",
+                                "take a larger stage.length")
+            (held_out if split == "held_out" else trained).update(tally)
         summary = Summary(trained["kept"], held_out["kept"], trained["own"] + held_out["own"], trained["too long"] + held_out["too long"],
                           trained["tokens"], trained["learned"])
         (new / "summary.json").write_text(json.dumps(asdict(summary), indent=1) + "\n")
@@ -102,16 +112,16 @@ def prepare(recipe: Recipe, config: ModelConfig, folder: Path, progress: Tell) -
     return summary
 
 
-def shortest_row(recipe: Recipe) -> int:
-    """Tokens that a conversation must fit in, whatever stage it comes up in."""
-    return min(stage.length for stage in recipe.stage)
+def shortest_row(recipe: Recipe, split: str) -> int:
+    """Tokens that a conversation of the split must fit in, whatever stage it comes up in; held-out ones are like those of "train"."""
+    return min(stage.length for stage in recipe.stage if stage.split == ("train" if split == "held_out" else split))
 
 
-def _documents(recipe: Recipe, tokenizer: Tokenizer, own: list[Own], out: bool, tally: Counter[str], progress: Tell) -> Iterator[Document]:
-    """One side's conversations as documents, those of your own first; `tally` counts."""
-    limit = shortest_row(recipe) + 1  # the last id is a target only
+def _documents(recipe: Recipe, tokenizer: Tokenizer, own: list[Own], split: str, tally: Counter[str], progress: Tell) -> Iterator[Document]:
+    """One split's conversations as documents, those of your own first; `tally` counts."""
+    limit = shortest_row(recipe, split) + 1  # the last id is a target only
     encoded = (encode_conversation(one.messages, one.mode, tokenizer) for one in own)
-    for number, (ids, text) in enumerate(chain(encoded, _generated(recipe, tokenizer, limit, out, progress))):
+    for number, (ids, text) in enumerate(chain(encoded, _generated(recipe, tokenizer, limit, split, progress))):
         if len(ids) > limit:
             tally["too long"] += 1
             continue
@@ -119,24 +129,25 @@ def _documents(recipe: Recipe, tokenizer: Tokenizer, own: list[Own], out: bool, 
         yield ids, text
 
 
-def _sides(own: list[Own], share: float) -> dict[bool, list[Own]]:
-    """Conversations of your own to train on (False) and held out (True); each side has one, if there are two."""
-    sides: dict[bool, list[Own]] = {False: [], True: []}
-    for one in own:
-        sides[one.held_out(share)].append(one)
-    for out in sides:
-        if not sides[out] and len(sides[not out]) > 1:
-            sides[out].append(sides[not out].pop())
-    return sides
+def _sides(own: list[Own], share: float) -> dict[str, list[Own]]:
+    """Conversations of your own, those to train on and those held out; each side has one, if there are two."""
+    train = [one for one in own if not one.held_out(share)]
+    held_out = [one for one in own if one.held_out(share)]
+    for side, other in ((train, held_out), (held_out, train)):
+        if not side and len(other) > 1:
+            side.append(other.pop())
+    return {"train": train, "held_out": held_out}
 
 
-def _generated(recipe: Recipe, tokenizer: Tokenizer, limit: int, out: bool, progress: Tell) -> Iterator[Document]:
-    """Generated conversations of one side, each shortened, as far as that goes, until it fits in `limit` ids."""
-    wanted, kinds = recipe.conversations, chosen_kinds(recipe.conversations)
+def _generated(recipe: Recipe, tokenizer: Tokenizer, limit: int, split: str, progress: Tell) -> Iterator[Document]:
+    """Generated conversations of one split, each shortened, as far as that goes, until it fits in `limit` ids."""
+    wanted, out = recipe.conversations, split == "held_out"
+    own_kinds = next((stage.kinds for stage in recipe.stage if stage.split == split), ())
+    kinds = _kinds("stage.kinds", own_kinds) or chosen_kinds(wanted)
     count = min(HELD_OUT, wanted.generated) if out else wanted.generated
     for number in range(count if kinds else 0):
         progress("making conversations", number, count)
-        conversation = make_conversation(f"{recipe.seed}/{'held out' if out else 'train'}/{number}", kinds, wanted, out=out)
+        conversation = make_conversation(f"{recipe.seed}/{split}/{number}", kinds, wanted, out=out)
         document = encode_conversation(conversation.messages(), conversation.mode, tokenizer)
         while len(document[0]) > limit and len(conversation.exchanges) > 1:
             conversation = conversation.shortened()

@@ -35,7 +35,8 @@ def recipe(base: Path | str, **changes: object) -> Recipe:
     table: dict = {"kind": "sft", "base": str(base), "precision": "float32",
                    "conversations": {"generated": 40, "shuffle": 8, "measured": 2, "max_tokens": 8, "kinds": ["greetings", "lists", "toolless"]},
                    "schedule": {"steps": 12, "warmup": 2}, "optimizer": {"orthogonalize": "float32", "lr": 1e-2},
-                   "stage": [{"length": 256, "rows": 1, "attention": "dense"}, {"start": 0.5, "length": 384, "rows": 2, "micro_batches": 2}],
+                   "stage": [{"length": 256, "rows": 1, "attention": "dense", "kinds": ["echo"]},
+                             {"start": 0.5, "length": 384, "rows": 2, "micro_batches": 2}],
                    "evaluation": {"steps": 5, "sample_bytes": 300, "final_bytes": 600}, "checkpoint": {"minutes": 1e-9, "keep": 2}}
     for key, value in changes.items():
         table[key] = {**table.get(key, {}), **value} if isinstance(value, dict) else value

@@ -31,6 +31,10 @@ def greetings(asked: str) -> str:
     return f"Hello{' ' + spelled(name, NAMES) if name else ''}! {said}"
 
 
+def echo(asked: str) -> str:
+    return f"Sure: {asked.partition(': ')[2]}"
+
+
 def arithmetic(asked: str) -> str:
     for word, sign in (("plus", "+"), ("minus", "-"), ("times", "*")):
         asked = asked.replace(word, sign)
@@ -108,8 +112,8 @@ def toolless(asked: str) -> str:
 def solve(kind: str, question: str) -> str:
     """The answer to a question that needs no tool."""
     asked = question if kind == "functions" else question.lower()
-    return {"greetings": greetings, "arithmetic": arithmetic, "strings": strings, "lists": lists, "lookup": lookup, "functions": functions,
-            "toolless": toolless}[kind](asked)
+    return {"greetings": greetings, "echo": echo, "arithmetic": arithmetic, "strings": strings, "lists": lists, "lookup": lookup,
+            "functions": functions, "toolless": toolless}[kind](asked)
 
 
 def solve_call(question: str) -> dict[str, object]:

@@ -13,6 +13,7 @@ from tests.train import tiny
 from tests.train.sft import small
 
 CONFIG = tiny.config(max_position_embeddings=4096)
+PLAIN = [{"length": 256}]  # stages without a lesson
 
 
 def quiet(*_: object) -> None:
@@ -39,15 +40,35 @@ def own(folder, count, content="hi"):
 
 def test_a_store_of_whole_conversations(tmp_path, base):
     summary = prepare(small.recipe(base), CONFIG, tmp_path / "s", quiet)
-    for name, count in (("train", summary.conversations), ("held_out", summary.held_out)):
+    stores = {name: TokenStore(tmp_path / "s", name) for name in ("train", "train-echo", "held_out")}
+    assert summary.conversations == 80 and summary.held_out == 40
+    for name, store in stores.items():
         texts = decoded(tmp_path / "s", name)
-        assert len(texts) == count > 10
+        assert len(texts) == 40
         for text in texts:
             assert text.startswith("<｜begin▁of▁sentence｜>") and text.endswith("<｜end▁of▁sentence｜>")
-        store = TokenStore(tmp_path / "s", name)
-        assert all(len(store[i]) <= 257 for i in range(len(store)))  # the shortest stage's rows hold any of them
-    assert 0 < summary.learned < summary.tokens == TokenStore(tmp_path / "s", "train").num_tokens
+        shortest = 256 if name == "train-echo" else 384  # that stage's rows hold any of them
+        assert all(len(store[i]) <= shortest + 1 for i in range(len(store)))
+    assert 0 < summary.learned < summary.tokens == stores["train"].num_tokens + stores["train-echo"].num_tokens
     assert Tokenizer.load(tmp_path / "s").encode("x = 1") == Tokenizer.load(base).encode("x = 1")
+
+
+def test_a_lesson_has_its_own_kinds_and_no_other_stage_has_its_conversations(tmp_path, base):
+    prepare(small.recipe(base, stage=[{"length": 100, "kinds": ["echo"]}, {"start": 0.3, "length": 90, "kinds": ["lists", "echo"]},
+                                      {"start": 0.6, "length": 384}], conversations={"kinds": ["greetings"]}), CONFIG, tmp_path / "s", quiet)
+    echoes, mixed, rest = ("\n".join(decoded(tmp_path / "s", name)) for name in ("train-echo", "train-lists-echo", "train"))
+    assert "Sure: " in echoes and "Hello" not in echoes + mixed and "Sure: " not in rest and "Hello" in rest
+    assert any(word in mixed for word in ("Sorted: ", "Reversed: ", "The first")) and "Sure: " in mixed and "Sorted: " not in echoes
+    assert set(decoded(tmp_path / "s", "train-echo")).isdisjoint(decoded(tmp_path / "s", "train-lists-echo"))
+    assert all("Hello" in text or "goodbye" in text.lower() or "welcome" in text for text in decoded(tmp_path / "s", "held_out"))
+
+
+@pytest.mark.parametrize(("conversations", "kinds", "said"), [
+    ({}, ["echoes"], "stage.kinds"), ({"generated": 0, "paths": ["own.jsonl"]}, ["echo"], "nothing is generated"),
+])
+def test_a_lesson_that_cant_be_given_is_refused(base, conversations, kinds, said):
+    with pytest.raises(UserError, match=said):
+        check_conversations(small.recipe(base, conversations=conversations, stage=[{"kinds": kinds}, {"start": 0.5}]))
 
 
 def test_no_question_is_on_both_sides(tmp_path, base):
@@ -86,8 +107,9 @@ def test_rows_too_short_for_any_conversation_are_refused_and_nothing_is_left(tmp
 def test_your_own_come_beside_the_generated_ones_or_alone(tmp_path, base):
     path = own(tmp_path, 60)
     both = prepare(small.recipe(base, conversations={"paths": [path]}), CONFIG, tmp_path / "both", quiet)
-    alone = prepare(small.recipe(base, conversations={"paths": [path], "generated": 0}), CONFIG, tmp_path / "alone", quiet)
-    assert both.own == alone.own == 60 and alone.conversations + alone.held_out == 60 and both.conversations + both.held_out == 140
+    alone = prepare(small.recipe(base, conversations={"paths": [path], "generated": 0}, stage=PLAIN), CONFIG, tmp_path / "alone", quiet)
+    assert both.own == alone.own == 60 and alone.conversations + alone.held_out == 60 and both.conversations + both.held_out == 60 + 40 * 3
+    assert not any(text.endswith(">hi<｜end▁of▁sentence｜>") for text in decoded(tmp_path / "both", "train-echo"))
     train, kept = decoded(tmp_path / "alone", "train"), decoded(tmp_path / "alone", "held_out")
     assert 1 <= len(kept) < 20 and not set(train) & set(kept) and all("hi" in text for text in train + kept)
     assert set(kept) <= set(decoded(tmp_path / "both", "held_out"))
@@ -101,17 +123,17 @@ def test_one_of_your_own_that_is_longer_than_a_row_is_left_out_and_counted(tmp_p
 
 def test_two_of_your_own_are_enough(tmp_path, base):
     path = own(tmp_path, 2)
-    summary = prepare(small.recipe(base, conversations={"paths": [path], "generated": 0}), CONFIG, tmp_path / "s", quiet)
+    summary = prepare(small.recipe(base, conversations={"paths": [path], "generated": 0}, stage=PLAIN), CONFIG, tmp_path / "s", quiet)
     assert (summary.conversations, summary.held_out) == (1, 1)
     with pytest.raises(UserError, match="at least two conversations"):
-        check_conversations(small.recipe(base, conversations={"paths": [own(tmp_path, 1)], "generated": 0}).conversations)
+        check_conversations(small.recipe(base, conversations={"paths": [own(tmp_path, 1)], "generated": 0}, stage=PLAIN))
     with pytest.raises(UserError, match="at least two conversations"):
-        check_conversations(small.recipe(base, conversations={"generated": 0}).conversations)
+        check_conversations(small.recipe(base, conversations={"generated": 0}, stage=PLAIN))
 
 
 def test_an_unknown_kind_is_refused_with_those_that_exist(base):
     with pytest.raises(UserError) as error:
-        check_conversations(small.recipe(base, conversations={"kinds": ["greeting"]}).conversations)
+        check_conversations(small.recipe(base, conversations={"kinds": ["greeting"]}))
     assert error.value.field == "conversations.kinds" and "greetings" in error.value.allowed
 
 

@@ -5,7 +5,8 @@
 // see a key weighs it exactly zero. Pieces begin at fixed positions of the sequence (multiples of 32 positions and of PIECE entries), so a
 // query's additions are the same whichever queries it shares its unit with, and however the prompt was cut.
 //
-// In precision `official` keys are rows of bytes (coding.h), spelled out in bf16 a piece at a time.
+// In precision `official` keys are rows of bytes (coding.h), spelled out in bf16 a piece at a time. There the weights themselves are rounded
+// to bf16, not exponentials yet to be divided, so the pieces are visited twice: for maximum and sum, then for the values.
 //
 // Shapes: H heads, C head_dim (even), W window. Source: SPEC section 2, attention item 4.
 #pragma once
@@ -68,37 +69,44 @@ struct Attend {
     }
 };
 
+constexpr int KEPT = 6;  // pieces of a unit that are kept from their first visit to the second
+
+enum Visit { RUNNING, MEASURE, WEIGH };  // pieces once; or for maximum and sum, and again for the values
+
 struct Softmax {  // of one unit
     int64_t lanes, groups, C, wide;
+    int64_t pieces, kept;  // visited so far; room for
+    int counts[KEPT];
     bf16* packs;        // [groups] packed queries
     float *top, *below; // [groups·16]
     float* total;       // [groups·16][wide]
-    float* products;    // [PIECE][groups·16]
+    float* products;    // [kept][PIECE][groups·16]
     uint32_t* weights;  // [PIECE/2][16]
     float* term;        // [16][wide]
-    bf16* values;       // [wide/16][PIECE/2][16][2]
+    bf16* values;       // [kept][wide/16][PIECE/2][16][2]
     int32_t *from, *to; // [groups·16] keys of the piece that a lane sees, to exclusive
     const bf16** rows;  // [PIECE]
     const bf16* nothing;  // a row of zeros
     bf16* decoded;        // [PIECE][wide]
 
-    static int64_t bytes(int64_t groups, int64_t C) {
+    static int64_t bytes(int64_t groups, int64_t C, int64_t kept) {
         int64_t wide = ceil_div(C, LANES) * LANES, lanes = groups * LANES;
-        return groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4 + PIECE * lanes * 4 + PIECE * 32 + 16 * wide * 4 + wide * PIECE * 2 + PIECE * 8 + wide * 2 + PIECE * wide * 2 + 1024;
+        return groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4 + kept * PIECE * (lanes * 4 + wide * 2) + PIECE * 32 + 16 * wide * 4 +
+               PIECE * 8 + wide * 2 + PIECE * wide * 2 + 1024;
     }
 
-    void place(void* memory, int64_t n, int64_t c) {
-        lanes = n, groups = ceil_div(n, LANES), C = c, wide = ceil_div(C, LANES) * LANES;
+    void place(void* memory, int64_t n, int64_t c, int64_t room) {
+        lanes = n, groups = ceil_div(n, LANES), C = c, wide = ceil_div(C, LANES) * LANES, pieces = 0, kept = room;
         char* at = (char*)memory;
         auto take = [&](int64_t size) { char* p = at; at += ceil_div(size, 64) * 64; return p; };
         packs = (bf16*)take(groups * panel_size(C) * 2);
         top = (float*)take(groups * 64), below = (float*)take(groups * 64);
         from = (int32_t*)take(groups * 64), to = (int32_t*)take(groups * 64);
         total = (float*)take(groups * LANES * wide * 4);
-        products = (float*)take(PIECE * groups * 64);
+        products = (float*)take(kept * PIECE * groups * 64);
         weights = (uint32_t*)take(PIECE * 32);
         term = (float*)take(16 * wide * 4);
-        values = (bf16*)take(wide * PIECE * 2);
+        values = (bf16*)take(kept * wide * PIECE * 2);
         rows = (const bf16**)take(PIECE * 8);
         decoded = (bf16*)take(PIECE * wide * 2);
         bf16* zeros = (bf16*)take(wide * 2);
@@ -106,38 +114,91 @@ struct Softmax {  // of one unit
         nothing = zeros;
     }
 
+    float* logits(int64_t slot, int64_t g) { return products + slot * PIECE * groups * LANES + g * LANES; }
+    bf16* packed_values(int64_t slot) { return values + slot * wide * PIECE; }
+
     // The next n keys (rows[0 … n)), of which lane l sees from[l] … to[l].
+    template <Visit visit>
     void piece(int n, float scale) {
+        int64_t slot = visit == MEASURE && pieces < kept ? pieces : 0;
         int even = (int)ceil_div(n, ALIGN) * ALIGN;
         for (int i = n; i < even; i++) rows[i] = nothing;
-        ::fathom::FATHOM_ISA::products(rows, n, packs, groups, C, products);
-        pack_values(values, rows, even, C);
-        for (int64_t g = 0; g < groups; g++) group(g, n, even, scale);
+        counts[slot] = n;
+        ::fathom::FATHOM_ISA::products(rows, n, packs, groups, C, logits(slot, 0));
+        if (visit != MEASURE || pieces < kept) pack_values(packed_values(slot), rows, even, C);
+        for (int64_t g = 0; g < groups; g++) {
+            vf peak = mask(slot, g, n, scale);
+            if constexpr (visit == RUNNING) run(g, n, peak);
+            if constexpr (visit == MEASURE) measure(slot, g, n, peak);
+            if constexpr (visit == WEIGH) weigh_group(slot, g);
+        }
+        pieces++;
     }
 
-    void group(int64_t g, int n, int even, float scale) {
+    // Scales the logits, takes away what a lane doesn't see, and gives each lane's largest.
+    vf mask(int64_t slot, int64_t g, int n, float scale) {
         vi first, last;
         memcpy(&first, from + g * LANES, 64), memcpy(&last, to + g * LANES, 64);
         vf peak = splat(-__builtin_inff());
-        int64_t step = groups * LANES;
-        float* logits = products + g * LANES;
-        for (int i = 0; i < n; i++) {
+        float* at = logits(slot, g);
+        for (int i = 0; i < n; i++, at += groups * LANES) {
             vi key = (vi)splat_u(i);
-            vf v = (key >= first) & (key < last) ? load(logits + i * step) * scale : splat(-__builtin_inff());
-            store(logits + i * step, v);
+            vf v = (key >= first) & (key < last) ? load(at) * scale : splat(-__builtin_inff());
+            store(at, v);
             peak = max(peak, v);
         }
+        return peak;
+    }
+
+    // One visit for everything: what was summed up so far fades as the maximum grows.
+    void run(int64_t g, int n, vf peak) {
         vf old = load(top + g * LANES), highest = max(old, peak), fade = exp(old - highest), sum_ = load(below + g * LANES) * fade;
+        const float* at = logits(0, g);
+        int64_t step = groups * LANES;
+        int even = (int)ceil_div(n, ALIGN) * ALIGN;
         for (int i = 0; i < even; i += 2) {
-            vf a = i < n ? exp(load(logits + i * step) - highest) : vf{}, b = i + 1 < n ? exp(load(logits + (i + 1) * step) - highest) : vf{};
+            vf a = i < n ? exp(load(at + i * step) - highest) : vf{}, b = i + 1 < n ? exp(load(at + (i + 1) * step) - highest) : vf{};
             sum_ += a;
             sum_ += b;
-            vu low = __builtin_convertvector(narrow(a), vu), high = __builtin_convertvector(narrow(b), vu);
-            store_u(weights + i / 2 * LANES, low | high << 16);
+            put_weights(i, a, b);
         }
         store(top + g * LANES, highest), store(below + g * LANES, sum_);
+        add_values(0, g, even, fade);
+    }
+
+    void measure(int64_t slot, int64_t g, int n, vf peak) {
+        vf old = load(top + g * LANES), highest = max(old, peak), sum_ = load(below + g * LANES) * exp(old - highest);
+        const float* at = logits(slot, g);
+        for (int i = 0; i < n; i++, at += groups * LANES) sum_ += exp(load(at) - highest);
+        store(top + g * LANES, highest), store(below + g * LANES, sum_);
+    }
+
+    void weigh_group(int64_t slot, int64_t g) {
+        vf highest = load(top + g * LANES), share = 1.f / load(below + g * LANES);
+        const float* at = logits(slot, g);
+        int64_t step = groups * LANES;
+        int n = counts[slot], even = (int)ceil_div(n, ALIGN) * ALIGN;
+        for (int i = 0; i < even; i += 2)
+            put_weights(i, i < n ? exp(load(at + i * step) - highest) * share : vf{}, i + 1 < n ? exp(load(at + (i + 1) * step) - highest) * share : vf{});
+        add_values(slot, g, even, splat(1.f));
+    }
+
+    // The second visit to all pieces, if they were kept.
+    bool weigh_kept() {
+        if (pieces > kept) return false;
+        for (int64_t slot = 0; slot < pieces; slot++)
+            for (int64_t g = 0; g < groups; g++) weigh_group(slot, g);
+        return true;
+    }
+
+    void put_weights(int i, vf a, vf b) {
+        vu low = __builtin_convertvector(narrow(a), vu), high = __builtin_convertvector(narrow(b), vu);
+        store_u(weights + i / 2 * LANES, low | high << 16);
+    }
+
+    void add_values(int64_t slot, int64_t g, int even, vf fade) {
         int some = (int)smaller(LANES, lanes - g * LANES);
-        weigh(weights, some, values, even, C, term);
+        weigh(weights, some, packed_values(slot), even, C, term);
         for (int l = 0; l < some; l++) {
             float* to_ = total + (g * LANES + l) * wide;
             for (int64_t c = 0; c < wide; c += LANES) store(to_ + c, fma(load(to_ + c), splat(fade[l]), load(term + l * wide + c)));
@@ -150,20 +211,10 @@ FATHOM_INLINE void see(Softmax& s, const Unit& u, int64_t i, int64_t a, int64_t 
     for (int64_t l = i * u.heads; l < (i + 1) * u.heads; l++) s.from[l] = (int32_t)a, s.to[l] = (int32_t)b;
 }
 
-static void attend_unit(const Attend& a, const Unit& u) {
-    Softmax s;
-    int64_t lanes = u.queries * u.heads, C = a.C;
-    s.place(fathom_scratch(THREAD, Softmax::bytes(ceil_div(lanes, LANES), C)), lanes, C);
-    float scale = 1.f / __builtin_sqrtf((float)C);
-    for (int64_t l = 0; l < s.groups * LANES; l++) {
-        s.top[l] = l < lanes ? a.sink[u.h0 + l % u.heads] : 0;
-        s.below[l] = 1, s.from[l] = s.to[l] = 0;
-    }
-    memset(s.total, 0, s.groups * LANES * s.wide * 4);
-    for (int64_t l = 0; l < lanes; l += LANES) {  // lanes of one group may belong to several queries; their rows follow one another
-        int64_t n = smaller(LANES, lanes - l);
-        pack_lanes(s.packs + l / LANES * panel_size(C), a.q + (u.q0 * a.H + u.h0 + l) * C, C, n, C);
-    }
+// All keys of a unit, piece by piece.
+template <Visit visit>
+static void visit_pieces(const Attend& a, const Unit& u, Softmax& s) {
+    float scale = 1.f / __builtin_sqrtf((float)a.C);
     const Run& run = a.runs[u.run];
     int64_t p0 = run.start + u.q0 - run.first, p1 = p0 + u.queries;  // positions of the queries
     int64_t oldest = larger(0, p0 - a.W + 1);
@@ -171,7 +222,7 @@ static void attend_unit(const Attend& a, const Unit& u) {
         int64_t k1 = smaller(p1, (k0 / PIECE + 1) * PIECE);
         for (int64_t k = k0; k < k1; k++) s.rows[k - k0] = k < oldest ? s.nothing : a.key(a.window, a.window_base[u.run] + k, s.decoded + (k - k0) * s.wide);
         for (int64_t i = 0; i < u.queries; i++) see(s, u, i, p0 + i - a.W + 1 - k0, p0 + i + 1 - k0);
-        s.piece((int)(k1 - k0), scale);
+        s.piece<visit>((int)(k1 - k0), scale);
         k0 = k1;
     }
     if (a.ratio && !a.chosen) {
@@ -180,7 +231,7 @@ static void attend_unit(const Attend& a, const Unit& u) {
             int64_t e1 = smaller(visible, e0 + PIECE);
             for (int64_t e = e0; e < e1; e++) s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, e), s.decoded + (e - e0) * s.wide);
             for (int64_t i = 0; i < u.queries; i++) see(s, u, i, 0, (p0 + i + 1) / a.ratio - e0);
-            s.piece((int)(e1 - e0), scale);
+            s.piece<visit>((int)(e1 - e0), scale);
         }
     } else if (a.ratio) {  // one query a unit
         const int64_t* list = a.chosen + u.q0 * a.k;
@@ -191,12 +242,33 @@ static void attend_unit(const Attend& a, const Unit& u) {
             for (int64_t e = e0; e < e1; e++)
                 s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, list[e] - a.entry_base[u.run]), s.decoded + (e - e0) * s.wide);
             see(s, u, 0, 0, e1 - e0);
-            s.piece((int)(e1 - e0), scale);
+            s.piece<visit>((int)(e1 - e0), scale);
         }
     }
+}
+
+static void attend_unit(const Attend& a, const Unit& u) {
+    Softmax s;
+    bool twice = a.coded >= 0;
+    int64_t lanes = u.queries * u.heads, C = a.C, kept = twice ? KEPT : 1;
+    s.place(fathom_scratch(THREAD, Softmax::bytes(ceil_div(lanes, LANES), C, kept)), lanes, C, kept);
+    for (int64_t l = 0; l < s.groups * LANES; l++) {
+        s.top[l] = l < lanes ? a.sink[u.h0 + l % u.heads] : 0;
+        s.below[l] = 1, s.from[l] = s.to[l] = 0;
+    }
+    memset(s.total, 0, s.groups * LANES * s.wide * 4);
+    for (int64_t l = 0; l < lanes; l += LANES) {  // lanes of one group may belong to several queries; their rows follow one another
+        int64_t n = smaller(LANES, lanes - l);
+        pack_lanes(s.packs + l / LANES * panel_size(C), a.q + (u.q0 * a.H + u.h0 + l) * C, C, n, C);
+    }
+    if (!twice) visit_pieces<RUNNING>(a, u, s);
+    else if (visit_pieces<MEASURE>(a, u, s); !s.weigh_kept()) visit_pieces<WEIGH>(a, u, s);
     for (int64_t l = 0; l < lanes; l++) {
         bf16* to = a.out + ((u.q0 + l / u.heads) * a.H + u.h0 + l % u.heads) * C;
-        for (int64_t c = 0; c < C; c += LANES) store_some(to + c, load(s.total + l * s.wide + c) / s.below[l], C - c);
+        for (int64_t c = 0; c < C; c += LANES) {
+            vf value = load(s.total + l * s.wide + c);
+            store_some(to + c, twice ? value : value / s.below[l], C - c);
+        }
     }
 }
 

@@ -268,7 +268,8 @@ FATHOM_METHOD(mhc_mix, 11) {
     const Tensor& X = tensor(a[0], at::kBFloat16);
     int64_t T = X.size(0), N = X.size(1), D = X.size(2), steps = number(a[8]);
     Weight fn = weight(a + 1);
-    require(N <= 8 && fn.columns == N * D && fn.rows == 2 * (steps ? (2 + N) * N : N) && fn.format == fathom::BF16, "fn is [2·M, N·D]");
+    int64_t M = steps ? (2 + N) * N : N;
+    require(N <= 8 && fn.columns == N * D && fn.rows >= M && fn.rows % M == 0 && fn.format == fathom::BF16, "fn is [parts·M, N·D]");
     Tensor h = make({T, D}, at::kBFloat16), post, comb;
     if (steps) post = make({T, N}, at::kFloat), comb = make({T, N, N}, at::kFloat);
     const float *scale = fp32(a[6]), *base = fp32(a[7]);

@@ -17,10 +17,11 @@
 namespace fathom {
 namespace FATHOM_ISA {
 
-// Panels of w1 and w3 alternate: two neighbouring vectors are gate and up of the same 16 values.
-FATHOM_INLINE void swiglu(bf16* h, int64_t I, int64_t panel, const vf* v, int n, float limit, float weight) {
+// Panels of w1 and w3 alternate: two neighbouring vectors are gate and up of the same 16 values. rounded: to bf16 before anything else.
+FATHOM_INLINE void swiglu(bf16* h, int64_t I, int64_t panel, const vf* v, int n, float limit, float weight, bool rounded) {
     for (int i = 0; i + 1 < n; i += 2) {
-        vf gate = min(v[i], splat(limit)), up = min(max(v[i + 1], splat(-limit)), splat(limit));
+        vf gate = rounded ? widen(narrow(v[i])) : v[i], up = rounded ? widen(narrow(v[i + 1])) : v[i + 1];
+        gate = min(gate, splat(limit)), up = min(max(up, splat(-limit)), splat(limit));
         int64_t column = (panel + i) / 2 * LANES;
         store_some(h + column, gate * sigmoid(gate) * up * weight, I - column);
     }
@@ -68,7 +69,7 @@ struct Experts {
     const float* weights;
     const Weight *gate_up, *down;
     float limit;
-    bool official;  // activations are rounded to E4M3 before either product
+    bool official;  // activations are rounded to E4M3 before either product, gate and up to bf16
     Places places;
     bf16* y;  // [T, K + 1, D]
 
@@ -91,7 +92,7 @@ struct Experts {
         prepare(prepared, b, D, [&](int row) { return x + places.token[a + row] * D; });
         panels(prepared, b.rows, b.count, gate_up[expert], p0, p1, unpacked,
                [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
-                   swiglu(h + row * I, I, panel, v, n, limit, weight(a + row));
+                   swiglu(h + row * I, I, panel, v, n, limit, weight(a + row), official);
                });
     }
 

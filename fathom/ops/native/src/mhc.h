@@ -1,8 +1,8 @@
 // Manifold-constrained hyper-connections: mixing N streams into a sublayer's input, and writing its output back.
 //
-// The mixing coefficients are a product of all streams of a token with fn, in fp32. fn comes split into two bf16 parts (what bf16 keeps
-// of it, and what bf16 keeps of the rest), whose rows are two groups of outputs of the one packed product: 16 significant bits, at the
-// speed of bf16. The forty normalisations work on 16 tokens at a time, one token a lane.
+// The mixing coefficients are a product of all streams of a token with fn, in fp32. fn comes split into bf16 parts (what bf16 keeps of it,
+// what bf16 keeps of the rest, …), whose rows are groups of outputs of the one packed product: two parts are 16 significant bits, three are
+// fp32, at the speed of bf16. The forty normalisations work on 16 tokens at a time, one token a lane.
 //
 // Shapes: T tokens, N streams, D hidden size, M = (2 + N)·N coefficients (N for the head's mix).
 // Source: SPEC section 2, streams; technical report §2.2.
@@ -56,8 +56,8 @@ static inline void sinkhorn(vf* m, int64_t N, int64_t steps, float eps) {
 
 static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps, float norm_eps,
                     float eps, bf16* h, float* post, float* comb) {
-    int64_t width = N * D, K = padded(width), M = fn.rows / 2;
     bool head = post == nullptr;
+    int64_t width = N * D, K = padded(width), M = head ? N : (2 + N) * N;
 #pragma omp parallel for schedule(dynamic) if (T * width > SMALL)
     for (int64_t t0 = 0; t0 < T; t0 += TILE) {
         int64_t count = smaller(TILE, T - t0), wide = panel_count(fn) * LANES;
@@ -87,7 +87,11 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
                 squares = fma(v, v, squares);
             }
             inverse[i] = 1.f / __builtin_sqrtf(sum(squares) / (float)width + norm_eps);
-            for (int64_t j = 0; j < M; j++) mix[j * TILE + i] = (product[i * wide + j] + product[i * wide + M + j]) * inverse[i];
+            for (int64_t j = 0; j < M; j++) {
+                float total = product[i * wide + j];
+                for (int64_t rest = M; rest < fn.rows; rest += M) total += product[i * wide + rest + j];
+                mix[j * TILE + i] = total * inverse[i];
+            }
         }
         for (int64_t i = 0; i < count; i += LANES) {
             int64_t some = smaller(LANES, count - i);

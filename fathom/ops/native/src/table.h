@@ -39,7 +39,7 @@ struct Table {
 
     // Routed experts and the shared one, of which those with active[e] are done: their outputs go to rows [T, K + 1, D], the shared
     // one's last. gate_up [E + 1] and down [E + 1] hold one Weight an expert, the shared one last; gate_up alternates panels of w1 and
-    // w3. official: activations are rounded to E4M3 before each product.
+    // w3. official: activations are rounded to E4M3 before each product, gate and up to bf16.
     void (*experts)(const uint16_t* x, int64_t T, int64_t D, int64_t I, const float* weights, const int64_t* chosen, int64_t K, int64_t E,
                     const Weight* gate_up, const Weight* down, const uint8_t* active, float limit, bool official, uint16_t* rows);
 
@@ -55,7 +55,7 @@ struct Table {
     void (*norm_rope)(const uint16_t* x, int64_t T, int64_t H, int64_t C, const uint16_t* weight, float eps, const float* cos, const float* sin,
                       int64_t R, bool twice, uint16_t* y);
 
-    // fn is packed as [2·M, N·D]: its bf16 parts, then what they leave over. comb and post may be null (the head's mix: M = N).
+    // fn is packed as [parts·M, N·D]: its bf16 part, then that of what is left over, and so on. comb and post may be null (the head's mix: M = N).
     void (*mhc_mix)(const uint16_t* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps,
                     float norm_eps, float eps, uint16_t* h, float* post, float* comb);
 

@@ -7,6 +7,7 @@ the held-out ones measure a skill and not a memory of the sentence.
 from __future__ import annotations
 
 from ..exchange import Kind
-from . import arithmetic, functions, greetings, lists, lookup, strings, toolless, weather
+from . import arithmetic, echo, functions, greetings, lists, lookup, strings, toolless, weather
 
-KINDS: dict[str, Kind] = {module.KIND.name: module.KIND for module in (greetings, arithmetic, strings, lists, lookup, functions, weather, toolless)}
+KINDS: dict[str, Kind] = {module.KIND.name: module.KIND
+                          for module in (greetings, echo, arithmetic, strings, lists, lookup, functions, weather, toolless)}

@@ -16,13 +16,13 @@ SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
 
 
 def one_step(rng: random.Random) -> tuple[int, str, int, int]:
-    """(a, sign, b, result) with operands below 10 (products: below 6 and 10) and a result of at least 0."""
+    """(a, sign, b, result) with operands below 10 (products: below 6) and a result of at least 0."""
     sign = rng.choice("++--*")
     a, b = rng.randrange(10), rng.randrange(10)
     if sign == "-":
         a, b = max(a, b), min(a, b)
     if sign == "*":
-        a = min(a, rng.randrange(1, 6))
+        a, b = rng.randrange(6), rng.randrange(6)
     return a, sign, b, {"+": a + b, "-": a - b, "*": a * b}[sign]
 
 
@@ -49,4 +49,4 @@ def right(exchange: Exchange, content: str) -> bool:
     return bool(numbers) and numbers[-1] == exchange.answer.split()[-1]
 
 
-KIND = Kind("arithmetic", make, right)
+KIND = Kind("arithmetic", make, right, weight=3.0)

@@ -61,4 +61,4 @@ def right(exchange: Exchange, content: str) -> bool:
     return same_words(exchange, content) or tree(content) == tree(exchange.answer)
 
 
-KIND = Kind("functions", make, right)
+KIND = Kind("functions", make, right, weight=1.5)

@@ -28,12 +28,12 @@ OPERATIONS: Mapping[str, tuple[tuple[str, ...], Callable[[Numbers], str]]] = Map
 
 
 def make(rng: random.Random) -> Exchange:
-    """Three to five different numbers from 0 to 20 and one thing to do with them."""
-    numbers = rng.sample(range(21), rng.randint(3, 5))
+    """Three or four different digits and one thing to do with them."""
+    numbers = rng.sample(range(10), rng.randint(3, 4))
     name = rng.choice(list(OPERATIONS))
     wordings, answer = OPERATIONS[name]
     reasoning = f"{name} of {shown(sorted(numbers) if name in ('sort', 'largest', 'smallest') else numbers)}"
     return Exchange("lists", casual(rng, rng.choice(wordings).format(shown(numbers))), answer(numbers), reasoning)
 
 
-KIND = Kind("lists", make, same_words)
+KIND = Kind("lists", make, same_words, weight=2.0)

@@ -28,9 +28,9 @@ RELATIONS: Mapping[str, Relation] = MappingProxyType({
 
 
 def make(rng: random.Random) -> Exchange:
-    """Two to four facts of one relation, in any order; one of them is asked for, by the person or by the thing."""
+    """Two or three facts of one relation, in any order; one of them is asked for, by the person or by the thing."""
     relation = RELATIONS[rng.choice(list(RELATIONS))]
-    count = rng.randint(2, 4)
+    count = rng.randint(2, 3)
     facts = list(zip(rng.sample(NAMES, count), rng.sample(relation.values, count)))
     who, what = rng.choice(facts)
     text = " ".join(relation.sentence.format(who=w, what=v) for w, v in facts)
@@ -39,4 +39,4 @@ def make(rng: random.Random) -> Exchange:
     return Exchange("lookup", f"{text}\n{casual(rng, question)}", answer, f"The text says: {answer}")
 
 
-KIND = Kind("lookup", make, same_words)
+KIND = Kind("lookup", make, same_words, weight=2.0)

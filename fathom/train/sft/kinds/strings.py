@@ -55,4 +55,4 @@ def make(rng: random.Random) -> Exchange:
     return Exchange("strings", casual(rng, question), answer, reasoning)
 
 
-KIND = Kind("strings", make, same_words)
+KIND = Kind("strings", make, same_words, weight=2.0)

@@ -13,4 +13,4 @@ def make(rng: random.Random) -> Exchange:
     return Exchange("toolless", asked, "I have no tool for the weather.", "There is no tool for the weather.")
 
 
-KIND = Kind("toolless", make, same_words, toolless=True)
+KIND = Kind("toolless", make, same_words, toolless=True, weight=0.5)

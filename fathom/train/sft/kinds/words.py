@@ -1,4 +1,6 @@
-"""The names, cities and words that questions are about. Short ones: a small vocabulary spells long ones in many pieces."""
+"""The names, cities and words that questions are about. Short ones: a small vocabulary spells long ones in many pieces.
+
+The words are such as program texts use, so a vocabulary learned from these has each as one piece, and how it is spelled must be learned."""
 from __future__ import annotations
 
 NAMES: tuple[str, ...] = tuple(
@@ -11,10 +13,9 @@ CITIES: tuple[str, ...] = tuple(
     "Paris Perth Porto Prague Quito Riga Rome Seattle Seoul Sofia Tokyo Toronto Tunis Turin Vienna Warsaw Zurich".split())
 
 WORDS: tuple[str, ...] = tuple(
-    "apple ball bear big bird black blue boat book box bread bus car cat chair coat coin cold corn cup dog door ear eye fire fish foot "
-    "game glass gold green hand hat hill horse hot house iron key king lake lamp leaf light lion map milk moon mouse night nose old paper "
-    "pen plate queen rain red rice ring river road roof rose salt sand sea ship small snow song star stone sun table tea team train tree "
-    "wall water white wind wolf wood".split())
+    "back base block body byte call case code color copy data date day end error event file form frame hand head help host key kind left "
+    "level line list mail map menu name object order path point queue range right root row size stack start string table text thread time title "
+    "tree user value".split())
 
 THINGS: tuple[str, ...] = tuple(
     "apples bread coffee corn dogs fish games horses ice maps milk music rain rice ships snow songs stars tea trains trees water".split())
