@@ -25,7 +25,7 @@ from fathom.text import Tokenizer, special, train_tokenizer
 from tests.oracle import randomise, tiny_config
 
 LIKELY = 1 / 12
-OPTIONS = ("--dtype", "bfloat16", "--memory", 0.02, "--cache", 0.05)
+OPTIONS = ("--dtype", "bfloat16", "--memory", 0.02, "--cache", 0.02)
 
 
 def save_model(folder: Path, context: int = 2048) -> Path:

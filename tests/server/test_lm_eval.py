@@ -67,7 +67,7 @@ def test_log_likelihoods_item_by_item(samples: dict[str, Any], session: Any) -> 
     count = 0
     for sample in samples["choices"]:
         for asked, [[said, greedy]] in zip(sample["arguments"].values(), sample["resps"], strict=True):
-            context, continuation = asked["arg_0"], asked["arg_1"]
+            context, continuation = asked["arg_0"].rstrip(), asked["arg_0"][len(asked["arg_0"].rstrip()) :] + asked["arg_1"]  # as lm-eval cuts them
             before, whole = (session.tokenizer.encode(text) for text in (context, context + continuation))
             own = session.engine.prompt_logprobs(tuple(whole))[len(before) - 1 :]
             assert float(said) == sum(own), sample

@@ -26,8 +26,9 @@ ENDLESS = {"model": "small", "messages": USER, "max_tokens": 1900, **OFF,
 @pytest.fixture(scope="module")
 def tight(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One answer at a time, three requests at once, less than a second for an answer."""
-    with serve(small_model, tmp_path_factory.mktemp("tight"), "--sequences", 1, "--most-requests", 3, "--wait-seconds", 0.4, "--answer-seconds", 0.8,
-               "--keep-alive-seconds", 0.04, "--most-output", 1800, "--strict-reasoning", "--official-quirks", "--cache", 0, "--no-local-key") as live:
+    with serve(small_model, tmp_path_factory.mktemp("tight"), "--sequences", 1, "--most-requests", 3, "--wait-seconds", 0.4,
+               "--answer-seconds", 0.8, "--keep-alive-seconds", 0.04, "--most-output", 1800, "--strict-reasoning",
+               "--official-quirks", "--cache", 0, "--no-local-key") as live:
         assert not live.key and f"fathom keys create NAME --folder {live.folder}" in live.log()
         with Accounts.open(live.folder, serving=False) as books:
             live.key = books.create_key("someone", postpaid=True).secret

@@ -62,7 +62,7 @@ def main(folder: Path, kills: int, seed: int, kind: str) -> None:
             torch.set_num_threads(1)
             if deaths < kills:
                 if deaths % 2:
-                    die_after(rng.uniform(0, 1.5))
+                    die_after(rng.uniform(0, 0.75))
                 else:
                     die_at_operation(rng.randrange(80), str(folder / "run"))
             train_once(folder, kind)
