@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config.formats import STREAM_PARTS
+from ...quant import STREAM_PARTS
 from .packed import CODES, Grouped, Packed, Split, empty
 
 Read = Callable[[int, Packed], None]  # fills a matrix with that of an expert

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config.formats import STREAM_PARTS
+from ...quant import STREAM_PARTS
 from ..spans import Entries, History, Spans
 from ..table import Row
 from .bank import Experts, Packer
