@@ -2,19 +2,16 @@
 
 Writes such a checkpoint (unless it is there), opens it under a budget for weights that it doesn't fit, and measures how it answers: time
 to the first token, tokens per second, how many of the experts were in memory, and the process's peak. The file cache of the system helps
-where memory is free: a second figure after dropping it needs root, so the bench says what was cached instead.
+where memory is free. Run it twice: the process that writes the checkpoint has a peak of its own.
 
 Command: python -m fathom.bench.larger [--layers 2] [--budget 5GB] [--folder runs/larger] [--tokens 16] [--out bench/larger.csv]
 """
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import platform
 import resource
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,13 @@ from ..checkpoint.replace import replace_folder
 from ..checkpoint.stored import Stored
 from ..checkpoint.write import write_weights
 from ..config import ModelConfig, parameters, preset
-from ..device import choose_device, device_name
 from ..engine import Engine, Request, Sampling
 from ..errors import UserError
 from ..model import Transformer, kernel_rows
 from ..ops.native.bank import LargerBank
 from ..plan.packed import packed_size, resident_experts
 from ..plan.units import bytes_text, parse_bytes
+from .machine import machine, random_prompt, write_rows
 
 PROMPT = 64
 
@@ -87,8 +84,7 @@ def measure(folder: Path, budget: int, tokens: int) -> dict[str, Any]:
     checkpoint.load_into(model.tensors(), formats=formats)
     loaded = time.perf_counter() - begin
     engine = Engine(model, sequences=1, memory=1 << 28, prefix_cache=False, speculate="off")
-    prompt = tuple(torch.randint(0, config.vocab_size, (PROMPT,), generator=torch.Generator().manual_seed(1)).tolist())
-    answer = engine.generate(Request(prompt, tokens + 1, Sampling(temperature=0)))
+    answer = engine.generate(Request(random_prompt(config, PROMPT, 1), tokens + 1, Sampling(temperature=0)))
     begin = time.perf_counter()
     next(answer)
     first = time.perf_counter() - begin
@@ -104,9 +100,8 @@ def measure(folder: Path, budget: int, tokens: int) -> dict[str, Any]:
     return {"model": "v4-flash", "layers": config.num_hidden_layers, "weights_gb": round(packed_size(config, formats).total / 1e9, 2),
             "budget_gb": round(budget / 1e9, 2), "resident_experts": resident, "peak_rss_gb": round(peak / 1e9, 2),
             "over_budget_gb": round((peak - budget) / 1e9, 2), "load_s": round(loaded, 1), "first_token_s": round(first, 2),
-            "tokens_per_second": round(rate, 3), "hit_rate": round(hits / max(1, hits + misses), 3), "prompt": PROMPT, "tokens": count,
-            "threads": torch.get_num_threads(), "device": device_name(choose_device("cpu")), "torch": torch.__version__,
-            "python": platform.python_version(), "date": datetime.now(UTC).date().isoformat()}
+            "tokens_per_second": round(rate, 3), "hit_rate": round(hits / max(1, hits + misses), 3), "prompt": PROMPT,
+            "tokens": count} | machine(model)
 
 
 def main() -> None:
@@ -128,12 +123,7 @@ def main() -> None:
     row = measure(folder, parse_bytes(options.budget, "budget"), options.tokens)
     for key, value in row.items():
         print(f"{key:20} {value}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerow(row)
-    print(f"written to {options.out}")
+    write_rows([row], options.out)
 
 
 if __name__ == "__main__":
