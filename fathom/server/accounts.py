@@ -194,6 +194,13 @@ class Meter:
         with contextlib.suppress(BooksClosed):
             self._close(status, None)
 
+    async def closed(self) -> bool:
+        """Whether the row is closed, once a finish that is under way has come to its end."""
+        if self._closing is None:
+            return False
+        outcomes = await asyncio.gather(asyncio.shield(asyncio.wrap_future(self._closing)), return_exceptions=True)
+        return not isinstance(outcomes[0], BaseException)
+
     def _close(self, status: str, usage: Usage | None) -> Future[Any]:
         failed = self._closing is not None and self._closing.done() and self._closing.exception() is not None
         if self._closing is None or failed:

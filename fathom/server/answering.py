@@ -192,7 +192,7 @@ async def answering(service: Service, ask: Ask, key: Key, request_id: str) -> As
             if not answer.finished:
                 ticket.cancel()
                 if not answer.whole:
-                    service.forget_after(None if answer.over else arrivals, request.id)
+                    service.forget_after(None if answer.over else arrivals, meter, request.id)
             service.metrics.count(answer.usage)
             for notice in answer.reader.notices:
                 log.debug("request %s: %s", request_id, notice.problem)

@@ -201,14 +201,15 @@ def check(folder: Path, asked: list[Asked], secrets: dict[str, str], deaths: int
         log = logged.get(row.request_id)
         check_row(request, row, log, flush)
         endings[row.status] += 1
-        if row.status == "crashed" and log is not None:
-            most["unseen"], most["unbilled"] = max(most["unseen"], row.usage.output - request.seen), max(most["unbilled"], log - row.usage.output)
+        if row.status == "crashed":
+            output = row.usage.output
+            most["unseen"], most["unbilled"] = max(most["unseen"], output - request.seen), max(most["unbilled"], (log or 0) - output)
     assert all(request.ended or request.status == 402 for request in asked if request.patient), "who asks again is answered"
     return {"deaths": deaths, "requests": len(asked), "asked again": sum(r.attempts > 1 for r in asked), "flush": flush, **most, **endings}
 
 
 def check_row(request: Asked, row: LedgerRow, log: int | None, flush: int) -> None:
-    """One request. log: None where it was dropped, because its client had left or couldn't pay."""
+    """One request. log: None where there was none yet, or it was dropped because its client had left or couldn't pay."""
     seen, output = request.seen, row.usage.output
     assert seen <= output, (request, row)
     if row.status in NORMAL:
