@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from .errors import UserError
+from .heap import keep_freed_memory
 
 HELP_AT_ALL = ("-h", "--help", "help")
 
@@ -25,6 +26,7 @@ HELP_AT_ALL = ("-h", "--help", "help")
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs the verb named by the first argument. Exits 2 on a user's error, 130 on Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    keep_freed_memory()
     try:
         if not arguments or arguments[0] in HELP_AT_ALL:
             _overview()

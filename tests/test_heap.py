@@ -1,0 +1,28 @@
+"""Freed memory stays with a program that asked for it: its next step takes no page faults."""
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource, sys
+from fathom.heap import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for step in range(6):
+    blocks = [bytearray(24 << 20) for _ in range(8)]  # 192 MiB, zeroed
+    del blocks
+    if step == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    """Page faults of three steps."""
+    return int(subprocess.run([sys.executable, "-c", STEPS, how], check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt(3) is Linux's")
+def test_steps_take_no_page_faults() -> None:
+    assert faults("keep") < 1000 < faults("as it is")
