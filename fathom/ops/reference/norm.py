@@ -19,13 +19,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the last R dims of x [T, C] or [T, H, C] by the angles of cos, sin [T, R/2]; x's dtype."""
-    return by_slices(_rotate, x, cos, sin, dtype=x.dtype)
+    plain, turning = _parts(x, cos)
+    return torch.cat((plain, by_slices(_rotate, turning, cos, sin, dtype=x.dtype)), dim=-1)
 
 
 def norm_rope(x: Tensor, weight: Tensor | None, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
     """RMSNorm over the last dim of x [T, C] or [T, H, C] (weight [C], or none for queries), then RoPE; x's dtype."""
     def work(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return _rotate(_normed(x, eps) if weight is None else _normed(x, eps) * weight, cos, sin)
+        plain, turning = _parts(_normed(x, eps) if weight is None else _normed(x, eps) * weight, cos)
+        return torch.cat((plain, _rotate(turning, cos, sin)), dim=-1)
 
     return by_slices(work, x, cos, sin, dtype=x.dtype)
 
@@ -35,12 +37,18 @@ def _normed(x: Tensor, eps: float) -> Tensor:
     return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
 
 
+def _parts(x: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
+    """The dims that stay and the last R, which turn."""
+    first = x.shape[-1] - 2 * cos.shape[-1]
+    return x[..., :first], x[..., first:]
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """In fp32. Each pair (a, b) becomes (a·cos - b·sin, b·cos + a·sin): both dims times cos, plus the pair swapped times (-sin, sin)."""
-    R = 2 * cos.shape[-1]
-    plain, turned = widen(x).split([x.shape[-1] - R, R], dim=-1)
+    """x [T, R] or [T, H, R] in fp32. Each pair (a, b) becomes (a·cos - b·sin, b·cos + a·sin): both times cos, plus the pair swapped times
+    (-sin, sin)."""
     both, cross = torch.stack((cos, cos), dim=-1).flatten(-2), torch.stack((-sin, sin), dim=-1).flatten(-2)  # [T, R]
     if x.dim() == 3:
         both, cross = both.unsqueeze(1), cross.unsqueeze(1)
-    swapped = turned.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.cat((plain, turned * both + swapped * cross), dim=-1)
+    wide = widen(x)
+    swapped = wide.unflatten(-1, (-1, 2)).roll(1, -1).flatten(-2)
+    return wide * both + swapped * cross
