@@ -37,6 +37,7 @@ from .sequence import Sequence
 from .speculative import Mode, Speculation
 
 CHUNK = 2048  # tokens of one step; best of 512, 1024, 2048 and 4096 on two cores (docs/log.md)
+PLAIN_CHUNK = 4096  # the same for weights in plain tensors, whose operators are many small calls
 SEQUENCES = 64
 WAITING = 1024
 TOP = 20  # most likeliest tokens that may be asked for
@@ -77,7 +78,8 @@ class Engine:
     """Runs requests on one model.
 
     Args:
-        model: its compute_dtype is also the state's.  chunk: tokens of one step at most, prompts and answers together.
+        model: its compute_dtype is also the state's.
+        chunk: tokens of one step at most, prompts and answers together; unless given what suits the model's kernels.
         sequences: requests that run at once; more wait.  waiting: requests that may wait; more are refused.
         memory: bytes of the model's state; unless given half of what the device has free, a quarter on a CPU, which others use too.
         prefix_cache: keep what was computed for later requests of the same owner that begin alike.
@@ -90,9 +92,10 @@ class Engine:
         UserError: an option out of range, or too little memory.
     """
 
-    def __init__(self, model: Transformer, *, chunk: int = CHUNK, sequences: int = SEQUENCES, waiting: int = WAITING, memory: int | None = None,
+    def __init__(self, model: Transformer, *, chunk: int | None = None, sequences: int = SEQUENCES, waiting: int = WAITING, memory: int | None = None,
                  prefix_cache: bool = True, mark_every: int | None = None, mark_memory: int | None = None, speculate: Mode = "auto",
                  store: BlockStore | None = None, journal: Journal | None = None) -> None:
+        chunk = (CHUNK if model.packer else PLAIN_CHUNK) if chunk is None else chunk
         for name, value in (("chunk", chunk), ("sequences", sequences), ("waiting", waiting)):
             if value < 1:
                 raise UserError(name, value, "at least 1")

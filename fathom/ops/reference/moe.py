@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..widen import widen
-from .slices import by_slices
+from .slices import by_slices, slices
 
 ALIGN, MANY = 16, 64  # see _products
 
@@ -44,14 +44,41 @@ def experts(x: Tensor, weights: Tensor, chosen: Tensor, w1: Tensor, w2: Tensor, 
     weight = torch.cat((weights, weights.new_ones(T, 1)), dim=1).flatten()[order].unsqueeze(1)
     rows = _Dispatch.apply(x, order // place.shape[1], place)
     gate, up = (_Grouped.apply(rows, w.to(x.dtype), s.to(x.dtype), counts) for w, s in ((w1, shared[0]), (w3, shared[2])))
-    act = by_slices(lambda gate, up, weight: _swiglu(gate, up, limit) * weight, gate, up, weight, dtype=x.dtype)
+    act = _Swiglu.apply(gate, up, weight, limit)
     out = _Grouped.apply(act, w2.to(x.dtype), shared[1].to(x.dtype), counts)
     return _Combine.apply(out, order // place.shape[1], place)
 
 
-def _swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
-    """silu(min(gate, limit)) · clamp(up, ±limit), in fp32."""
-    return F.silu(widen(gate).clamp(max=limit)) * widen(up).clamp(-limit, limit)
+class _Swiglu(torch.autograd.Function):
+    """silu(min(gate, limit)) · clamp(up, ±limit) · weight, computed in fp32: [R, I] in the type of gate and up. weight: [R, 1].
+
+    Written out because autograd would keep five wide tensors of this size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, limit: float) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        ctx.limit = limit
+
+        def work(gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+            return F.silu(widen(gate).clamp(max=limit), inplace=True).mul_(widen(up).clamp(-limit, limit)).mul_(weight)
+
+        return by_slices(work, gate, up, weight, dtype=gate.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up, weight = ctx.saved_tensors
+        grad_gate, grad_up, grad_weight = torch.empty_like(gate), torch.empty_like(up), torch.empty_like(weight)
+        for part in slices(gate):
+            g, u, d = widen(gate[part]), widen(up[part]), widen(grad[part])
+            a, b = g.clamp(max=ctx.limit), u.clamp(-ctx.limit, ctx.limit)
+            sigmoid = a.sigmoid()
+            silu = a * sigmoid
+            torch.sum(d * silu * b, -1, keepdim=True, out=grad_weight[part])
+            d = d * weight[part]
+            grad_up[part] = (d * silu).mul_(u == b)
+            grad_gate[part] = (sigmoid + silu * (1 - sigmoid)).mul_(d).mul_(b).mul_(g == a)
+        return grad_gate, grad_up, grad_weight, None
 
 
 class _Grouped(torch.autograd.Function):

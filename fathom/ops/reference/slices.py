@@ -19,14 +19,21 @@ def wants_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
+def slices(tensor: Tensor) -> list[slice]:
+    """Cuts of a tensor's rows (axis 0) into slices of about SLICE values."""
+    rows, size = len(tensor), max(1, SLICE // max(1, tensor[:1].numel()))
+    return [slice(a, min(a + size, rows)) for a in range(0, rows, size)]
+
+
 def by_slices(work: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dtype) -> Tensor:
     """work(*tensors) rounded to dtype; every row (axis 0) of the result depends on the same rows of the tensors only."""
-    rows, size = len(tensors[0]), max(1, SLICE // max(1, tensors[0][:1].numel()))
-    if rows <= size or wants_gradient(*tensors):
+    parts = slices(tensors[0])
+    if len(parts) <= 1 or wants_gradient(*tensors):
         return work(*tensors).to(dtype)
     out = None
-    for a in range(0, rows, size):
-        part = work(*(t[a : a + size] for t in tensors))
-        out = part.new_empty(rows, *part.shape[1:], dtype=dtype) if out is None else out
-        out[a : a + size] = part
+    for part in parts:
+        result = work(*(t[part] for t in tensors))
+        out = result.new_empty(len(tensors[0]), *result.shape[1:], dtype=dtype) if out is None else out
+        out[part] = result
+    assert out is not None
     return out
