@@ -20,6 +20,7 @@ from torch import Tensor
 
 Tile = tuple[int, int, int, int]
 QUERIES = 128  # queries of a tile at most
+WINDOW_QUERIES = 64  # the same for windows: a tile of Q queries computes (Q + window) keys for each, most of them masked out
 CELLS = 1 << 20  # (query, head, key) cells of an attention tile, about
 
 
@@ -154,8 +155,9 @@ class Spans:
 
     def __init__(self, runs: Runs, *, window: int = 0, ratio: int = 0, queries: int | None = None, cells: int | None = None) -> None:
         self.runs, self.window, self.ratio = runs, window, ratio
-        self._queries = queries or max(16, min(QUERIES, CELLS // (runs.heads * runs.window)))
+        self._queries = queries or max(16, min(WINDOW_QUERIES if window else QUERIES, CELLS // (runs.heads * runs.window)))
         self._cells = cells or (CELLS if window else 16 * CELLS) // runs.heads
+        self._masks: dict[Tile, Tensor] = {}
 
     @cached_property
     def host_first(self) -> np.ndarray:
@@ -209,6 +211,17 @@ class Spans:
         """[q1 - q0, k1 - k0] True where a query doesn't see a key."""
         key = torch.arange(k0, k1, device=self.first.device)
         return (key < self.first[q0:q1].unsqueeze(1)) | (key >= self.last[q0:q1].unsqueeze(1))
+
+    def mask(self, q0: int, q1: int, k0: int, k1: int) -> Tensor:
+        """[q1 - q0, k1 - k0] fp32 to add to logits: 0 where a query sees a key, else -inf. Those of windows are kept for the other layers."""
+        tile = (q0, q1, k0, k1)
+        mask = self._masks.get(tile)
+        if mask is None:
+            outside = self.outside(*tile)
+            mask = torch.zeros(outside.shape, device=outside.device).masked_fill_(outside, float("-inf"))
+            if self.window:
+                self._masks[tile] = mask
+        return mask
 
 
 class Places:

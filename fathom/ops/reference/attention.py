@@ -26,7 +26,7 @@ from ..spans import Entries, Spans
 from ..widen import widen
 from .rows import select_rows
 
-ALIGN = 16  # window keys of a tile come in multiples of this
+ALIGN = 16  # window keys of a tile, and the logits of a row, come in multiples of this
 GATHER_FROM = 6  # gather chosen entries once a tile sees more than this many times K
 
 
@@ -46,10 +46,10 @@ def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries
 
 @dataclass(frozen=True)
 class Part:
-    """Keys that a tile looks at: which of them its queries don't see, [Q, n]; their rows as values, [n, C] shared by all queries or
-    [Q, n, C]; and where those rows are in the window (`pooled` False) or the pool."""
+    """Keys that a tile looks at: what is added to their logits, [Q, n], -inf where a query doesn't see one; their rows as values, [n, C]
+    shared by all queries or [Q, n, C]; and where those rows are in the window (`pooled` False) or the pool."""
 
-    unseen: Tensor
+    mask: Tensor
     values: Tensor
     rows: slice | Tensor
     pooled: bool
@@ -84,7 +84,7 @@ class _Attend(torch.autograd.Function):
                 total += d_query
                 _add_rows(grad_rows[part.pooled], part.rows, d_values)
             grad_q[q0:q1] = total * q.shape[-1] ** -0.5
-            grad_sink -= (weights[..., -1] * d).sum(0)
+            grad_sink -= (weights[..., sum(part.mask.shape[1] for part in parts)] * d).sum(0)
         grad_pool = grad_rows[True].to(pool.dtype) if entries is not None else None
         return grad_q, grad_rows[False].to(window.dtype), grad_sink.to(sink.dtype), grad_pool, None, None, None, None
 
@@ -94,17 +94,18 @@ def tile_parts(q0: int, q1: int, window: Tensor, window_spans: Spans, entries: E
     """What queries q0..q1 look at: the window and, where any are visible, the entries."""
     w0, w1 = window_spans.reach(q0, q1)
     w0 = max(0, w1 - -(-(w1 - w0) // ALIGN) * ALIGN)  # a few more keys, masked out, for a faster product
-    parts = [Part(window_spans.outside(q0, q1, w0, w1), window[w0:w1], slice(w0, w1), pooled=False)]
+    parts = [Part(window_spans.mask(q0, q1, w0, w1), window[w0:w1], slice(w0, w1), pooled=False)]
     if entries is not None and entry_spans is not None:
         e0, e1 = entry_spans.reach(q0, q1)
         if e1 > e0 and chosen is not None and not as_block(e1 - e0, chosen.shape[1]):
             picked = chosen[q0:q1]
             rows = entries.at(picked.clamp(min=0))
-            parts.append(Part(picked < 0, select_rows(entries.pool, rows), rows, pooled=True))
+            mask = torch.zeros(picked.shape, device=picked.device).masked_fill_(picked < 0, float("-inf"))
+            parts.append(Part(mask, select_rows(entries.pool, rows), rows, pooled=True))
         elif e1 > e0:
-            unseen = entry_spans.outside(q0, q1, e0, e1) if chosen is None else _not_chosen(chosen[q0:q1], e0, e1)
+            mask = entry_spans.mask(q0, q1, e0, e1) if chosen is None else _chosen_only(chosen[q0:q1], e0, e1)
             rows = entries.between(e0, e1)
-            parts.append(Part(unseen, select_rows(entries.pool, rows), rows, pooled=True))
+            parts.append(Part(mask, select_rows(entries.pool, rows), rows, pooled=True))
     return parts
 
 
@@ -113,42 +114,52 @@ def as_block(reach: int, top_k: int) -> bool:
     return reach <= GATHER_FROM * top_k
 
 
-def _not_chosen(picked: Tensor, e0: int, e1: int) -> Tensor:
-    """[Q, e1 - e0] True for entries e0..e1 that aren't among picked [Q, K]."""
-    unseen = torch.ones(picked.shape[0], e1 - e0 + 1, dtype=torch.bool, device=picked.device)
-    unseen.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), False)  # the last column takes the -1s
-    return unseen[:, :-1]
+def _chosen_only(picked: Tensor, e0: int, e1: int) -> Tensor:
+    """[Q, e1 - e0] the mask of entries e0..e1 for queries that chose picked [Q, K]."""
+    mask = torch.full((picked.shape[0], e1 - e0 + 1), float("-inf"), device=picked.device)
+    return mask.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), 0.0)[:, :-1]  # the last column takes the -1s
 
 
 def tile_weights(q: Tensor, parts: list[Part], sink: Tensor) -> Tensor:
-    """Attention weights [Q, H, Σ n + 1] in fp32 of queries q [Q, H, C]: softmax over the keys of all parts in order, and the sink."""
+    """Attention weights [Q, H, N] in fp32 of queries q [Q, H, C]: softmax over the keys of all parts in order, the sink, and nothing up to
+    a multiple of ALIGN."""
     Q, H, C = q.shape
-    query = widen(q) * C**-0.5
-    logits = query.new_empty(Q, H, sum(part.unseen.shape[1] for part in parts) + 1)
-    logits[..., -1] = sink
+    query, keys_in_all = widen(q) * C**-0.5, sum(part.mask.shape[1] for part in parts)
+    logits = query.new_empty(Q, H, (keys_in_all // ALIGN + 1) * ALIGN)
+    logits[..., keys_in_all:] = float("-inf")
+    logits[..., keys_in_all] = sink
     for part, piece in zip(parts, split_weights(logits, parts), strict=True):
-        mask = torch.zeros_like(part.unseen, dtype=query.dtype).masked_fill_(part.unseen, float("-inf")).unsqueeze(1)
-        keys = widen(part.values)
-        if keys.dim() == 3:
-            torch.add(mask, query @ keys.transpose(1, 2), out=piece)
+        if part.values.dim() == 3:
+            torch.add(part.mask.unsqueeze(1), query @ widen(part.values).transpose(1, 2), out=piece)
         else:
-            piece.copy_(mask)
-            piece.view(Q * H, -1).addmm_(query.view(Q * H, C), keys.T)
+            piece.copy_(part.mask.unsqueeze(1))
+    shared = _shared(parts)
+    logits[..., : len(shared)].view(Q * H, -1).addmm_(query.view(Q * H, C), widen(shared).T)
     return logits.softmax(-1)
 
 
 def split_weights(weights: Tensor, parts: list[Part]) -> tuple[Tensor, ...]:
     """Views [Q, H, n] of each part's own logits or weights; the sink's are left over."""
-    return weights.split([*(part.unseen.shape[1] for part in parts), 1], dim=-1)[:-1]
+    sizes = [part.mask.shape[1] for part in parts]
+    return weights.split([*sizes, weights.shape[-1] - sum(sizes)], dim=-1)[:-1]
+
+
+def _shared(parts: list[Part]) -> Tensor:
+    """Rows [n, C] of all parts that the queries share; these come first."""
+    rows = [part.values for part in parts if part.values.dim() == 2]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def _weighted_sum(weights: Tensor, parts: list[Part]) -> Tensor:
     """Σ weights · values over all parts, [Q, H, C]. Weights take the values' type for the product: a published rounding point."""
     Q, H, _ = weights.shape
-    terms = []
-    for part, p in zip(parts, split_weights(weights.to(parts[0].values.dtype), parts), strict=True):
-        terms.append(p @ part.values if part.values.dim() == 3 else (p.flatten(0, 1) @ part.values).view(Q, H, -1))
-    return terms[0] if len(terms) == 1 else widen(terms[0]) + terms[1]
+    shared = _shared(parts)
+    weights = weights.to(shared.dtype)
+    total = (weights[..., : len(shared)].flatten(0, 1) @ shared).view(Q, H, -1)
+    for part, p in zip(parts, split_weights(weights, parts), strict=True):
+        if part.values.dim() == 3:
+            total = widen(total) + p @ part.values
+    return total
 
 
 def _part_gradients(p: Tensor, values: Tensor, query: Tensor, grad: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:

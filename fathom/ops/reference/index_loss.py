@@ -31,7 +31,7 @@ def index_loss(index_q: Tensor, w: Tensor, index_keys: Entries, q: Tensor, windo
             continue
         with torch.no_grad():
             parts = tile_parts(q0, q1, window, window_spans, entries, entry_spans, chosen)
-            target, unseen = _target(split_weights(tile_weights(q[q0:q1], parts, sink), parts)[-1]), parts[-1].unseen
+            target, unseen = _target(split_weights(tile_weights(q[q0:q1], parts, sink), parts)[-1]), parts[-1].mask < 0
         picked = None if chosen is None else chosen[q0:q1]
         scores = _scores(index_q[q0:q1], w[q0:q1], index_keys, picked, e0, e1)
         log_p = scores.masked_fill(unseen, float("-inf")).masked_fill(unseen.all(1, keepdim=True), 0).log_softmax(1)
