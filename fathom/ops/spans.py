@@ -20,7 +20,8 @@ from torch import Tensor
 
 Tile = tuple[int, int, int, int]
 QUERIES = 128  # queries of a tile at most
-WINDOW_QUERIES = 64  # the same for windows: a tile of Q queries computes (Q + window) keys for each, most of them masked out
+WINDOW_QUERIES = 256  # the same for windows
+BAND = 32  # queries of a window's tile that share keys: each meets BAND + window of them, the more the more of them masked out
 CELLS = 1 << 20  # (query, head, key) cells of an attention tile, about
 
 
@@ -201,23 +202,39 @@ class Spans:
     def tiles(self) -> list[Tile]:
         """(q0, q1, k0, k1) in order, covering all queries."""
         runs = [(int(a), int(a + n)) for a, n in zip(self.runs.first, self.runs.length, strict=True)]
-        return _tiles(self.host_first, self.host_last, runs, self._queries, self._cells)
+        return _tiles(self.host_first, self.host_last, runs, self._queries, self._cells, BAND if self.window else 1)
 
     def reach(self, q0: int, q1: int) -> tuple[int, int]:
         """The keys that queries q0..q1 see between them."""
         return int(self.host_first[q0]), int(self.host_last[q1 - 1])
 
-    def outside(self, q0: int, q1: int, k0: int, k1: int) -> Tensor:
-        """[q1 - q0, k1 - k0] True where a query doesn't see a key."""
+    def bands(self, q0: int, q1: int, align: int) -> tuple[int, int, int]:
+        """How the queries of a window's tile share keys: (groups, first key of the first group, keys a group, mostly a multiple of `align`).
+
+        Groups have BAND queries, and the keys of each begin BAND after those of the one before. One group where that doesn't fit.
+        """
+        w0, w1 = self.reach(q0, q1)
+        keys = _rounded_up(BAND + self.window - 1, align)
+        begin = int(self.host_last[q0]) + BAND - 1 - keys
+        consecutive = self.host_last[q1 - 1] - self.host_last[q0] == q1 - q0 - 1
+        if (q1 - q0) % BAND == 0 and consecutive and begin >= 0:
+            return (q1 - q0) // BAND, begin, keys
+        begin = max(0, w1 - _rounded_up(w1 - w0, align))
+        return 1, begin, w1 - begin
+
+    def outside(self, q0: int, q1: int, k0: int, k1: int, groups: int = 1) -> Tensor:
+        """[q1 - q0, k1 - k0] True where a query doesn't see a key. With groups as in `bands`, k0..k1 are the first one's keys."""
         key = torch.arange(k0, k1, device=self.first.device)
+        if groups > 1:
+            key = (torch.arange(0, q1 - q0, (q1 - q0) // groups, device=key.device).unsqueeze(1) + key).repeat_interleave((q1 - q0) // groups, 0)
         return (key < self.first[q0:q1].unsqueeze(1)) | (key >= self.last[q0:q1].unsqueeze(1))
 
-    def mask(self, q0: int, q1: int, k0: int, k1: int) -> Tensor:
-        """[q1 - q0, k1 - k0] fp32 to add to logits: 0 where a query sees a key, else -inf. Those of windows are kept for the other layers."""
+    def mask(self, q0: int, q1: int, k0: int, k1: int, groups: int = 1) -> Tensor:
+        """[q1 - q0, k1 - k0] fp32 to add to logits: -inf where `outside`, else 0. Those of windows are kept for the other layers."""
         tile = (q0, q1, k0, k1)
         mask = self._masks.get(tile)
         if mask is None:
-            outside = self.outside(*tile)
+            outside = self.outside(*tile, groups)
             mask = torch.zeros(outside.shape, device=outside.device).masked_fill_(outside, float("-inf"))
             if self.window:
                 self._masks[tile] = mask
@@ -316,14 +333,20 @@ def ends(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
 
 
-def _tiles(first: np.ndarray, last: np.ndarray, runs: list[tuple[int, int]], queries: int, cells: int) -> list[Tile]:
-    """Tiles of at most `queries` queries and about `cells` (query, key) pairs, a single query excepted. A tile holds pieces of several
-    runs only while it is small."""
+def _rounded_up(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+def _tiles(first: np.ndarray, last: np.ndarray, runs: list[tuple[int, int]], queries: int, cells: int, step: int) -> list[Tile]:
+    """Tiles of at most `queries` queries and about `cells` (query, key) pairs, a single query excepted; of multiples of `step` queries where
+    that goes. A tile holds pieces of several runs only while it is small."""
     tiles: list[Tile] = []
     for q0, q1 in runs:
         a = q0
         while a < q1:
             b = min(a + queries, q1)
+            if b - a > step:
+                b -= (b - a) % step
             while b - a > 1 and (b - a) * (last[b - 1] - first[a]) > cells:
                 b = a + (b - a + 1) // 2
             start = tiles[-1][0] if tiles else a

@@ -2,20 +2,21 @@
 
 All query heads share one key-value head whose rows are keys and values at once. A query attends, in one softmax, to its sliding
 window, to compressed entries (CSA: those the indexer chose; HCA: all visible), and to a learned sink logit that only takes
-probability away. Work goes tile by tile: the window is a band, never an S×S matrix.
+probability away. Work goes tile by tile, and the window is a band: nothing of S×S is ever made.
 
 Chosen entries are either gathered per query or, while few entries are visible, read as one block with the others masked out. Both
 compute the same softmax; the block is a plain matrix product and, under autograd, spares a scatter.
 
-The logits of a tile stand side by side in one tensor: window, entries, sink. Masks are written there first and the products added
-to them, since filling through a broadcast mask costs as much as the softmax.
+The logits of a tile stand side by side in one tensor: window, entries, sink. Its queries fall into groups that share keys: bands of
+neighbours for the window, all of them for a block of entries, each its own for gathered ones. Every part is one batched product.
 
 The backward pass is written out: it visits the same tiles and makes their weights again, so nothing of (query, key) size outlives a
 tile in training either, and each gradient is added where it belongs instead of through full-size zeros.
 
-Shapes: T queries, H heads, C head_dim, Q queries of a tile, n keys of a part, K entries chosen per query.
+Shapes: T queries, H heads, C head_dim, Q queries of a tile, G groups of them, n keys of a part, K entries chosen per query.
 Source: SPEC section 2, attention item 4; logit scale C^-0.5, softmax in fp32.
 """
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,10 @@ from ..spans import Entries, Spans
 from ..widen import widen
 from .rows import select_rows
 
-ALIGN = 16  # window keys of a tile, and the logits of a row, come in multiples of this
+ALIGN = 16  # keys of a band, and logits of a query, come in multiples of this
 GATHER_FROM = 6  # gather chosen entries once a tile sees more than this many times K
+QUERIES = 64  # of a tile that looks at many entries: so that what it makes stays in cache
+FEW = 1 << 16  # (query, entry) pairs up to which a tile may have more queries
 
 
 def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries: Entries | None = None, entry_spans: Spans | None = None,
@@ -46,8 +49,9 @@ def attend(q: Tensor, window: Tensor, window_spans: Spans, sink: Tensor, entries
 
 @dataclass(frozen=True)
 class Part:
-    """Keys that a tile looks at: what is added to their logits, [Q, n], -inf where a query doesn't see one; their rows as values, [n, C]
-    shared by all queries or [Q, n, C]; and where those rows are in the window (`pooled` False) or the pool."""
+    """Keys that a tile looks at: what is added to their logits, [Q, n], -inf where a query doesn't see one; their rows as values, [G, n, C],
+    one block for each group of queries; and where those rows are in the window (`pooled` False) or the pool: a slice holds the blocks
+    of all groups at equal distances."""
 
     mask: Tensor
     values: Tensor
@@ -61,7 +65,7 @@ class _Attend(torch.autograd.Function):
                 entry_spans: Spans | None, chosen: Tensor | None) -> Tensor:
         ctx.arguments = window_spans, entries, entry_spans, chosen
         out = torch.empty_like(q)
-        for q0, q1, _, _ in window_spans.tiles:
+        for q0, q1 in tiles(window_spans, entry_spans, chosen):
             parts = tile_parts(q0, q1, window, window_spans, entries, entry_spans, chosen)
             out[q0:q1] = _weighted_sum(tile_weights(q[q0:q1], parts, sink), parts)
         ctx.save_for_backward(q, window, sink, pool, out)
@@ -74,7 +78,7 @@ class _Attend(torch.autograd.Function):
         delta = (widen(grad) * widen(out)).sum(-1)  # [T, H]
         grad_q, grad_rows = torch.empty_like(q), {False: torch.zeros_like(widen(window)), True: torch.zeros_like(widen(pool))}
         grad_sink = torch.zeros_like(delta[0])
-        for q0, q1, _, _ in window_spans.tiles:
+        for q0, q1 in tiles(window_spans, entry_spans, chosen):
             query, g, d = q[q0:q1] * q.shape[-1] ** -0.5, grad[q0:q1], delta[q0:q1]
             parts = tile_parts(q0, q1, window, window_spans, entries, entry_spans, chosen)
             weights = tile_weights(q[q0:q1], parts, sink)
@@ -89,23 +93,36 @@ class _Attend(torch.autograd.Function):
         return grad_q, grad_rows[False].to(window.dtype), grad_sink.to(sink.dtype), grad_pool, None, None, None, None
 
 
+def tiles(window_spans: Spans, entry_spans: Spans | None, chosen: Tensor | None) -> Iterator[tuple[int, int]]:
+    """(q0, q1) of queries that are computed together, in order."""
+    for q0, q1, _, _ in window_spans.tiles:
+        step = q1 - q0
+        if entry_spans is not None:
+            e0, e1 = entry_spans.reach(q0, q1)
+            as_many = FEW // max(1, e1 - e0) // QUERIES * QUERIES if chosen is None or as_block(e1 - e0, chosen.shape[1]) else 0
+            step = min(step, max(QUERIES, as_many))
+        for a in range(q0, q1, step):
+            yield a, min(a + step, q1)
+
+
 def tile_parts(q0: int, q1: int, window: Tensor, window_spans: Spans, entries: Entries | None, entry_spans: Spans | None,
                chosen: Tensor | None) -> list[Part]:
     """What queries q0..q1 look at: the window and, where any are visible, the entries."""
-    w0, w1 = window_spans.reach(q0, q1)
-    w0 = max(0, w1 - -(-(w1 - w0) // ALIGN) * ALIGN)  # a few more keys, masked out, for a faster product
-    parts = [Part(window_spans.mask(q0, q1, w0, w1), window[w0:w1], slice(w0, w1), pooled=False)]
+    groups, w0, n = window_spans.bands(q0, q1, ALIGN)
+    step = (q1 - q0) // groups
+    rows = slice(w0, w0 + (groups - 1) * step + n)
+    parts = [Part(window_spans.mask(q0, q1, w0, w0 + n, groups), window[rows].unfold(0, n, step).transpose(1, 2), rows, pooled=False)]
     if entries is not None and entry_spans is not None:
         e0, e1 = entry_spans.reach(q0, q1)
         if e1 > e0 and chosen is not None and not as_block(e1 - e0, chosen.shape[1]):
             picked = chosen[q0:q1]
-            rows = entries.at(picked.clamp(min=0))
+            taken = entries.at(picked.clamp(min=0))
             mask = torch.zeros(picked.shape, device=picked.device).masked_fill_(picked < 0, float("-inf"))
-            parts.append(Part(mask, select_rows(entries.pool, rows), rows, pooled=True))
+            parts.append(Part(mask, select_rows(entries.pool, taken), taken, pooled=True))
         elif e1 > e0:
             mask = entry_spans.mask(q0, q1, e0, e1) if chosen is None else _chosen_only(chosen[q0:q1], e0, e1)
-            rows = entries.between(e0, e1)
-            parts.append(Part(mask, select_rows(entries.pool, rows), rows, pooled=True))
+            block = entries.between(e0, e1)
+            parts.append(Part(mask, select_rows(entries.pool, block).unsqueeze(0), block, pooled=True))
     return parts
 
 
@@ -129,12 +146,8 @@ def tile_weights(q: Tensor, parts: list[Part], sink: Tensor) -> Tensor:
     logits[..., keys_in_all:] = float("-inf")
     logits[..., keys_in_all] = sink
     for part, piece in zip(parts, split_weights(logits, parts), strict=True):
-        if part.values.dim() == 3:
-            torch.add(part.mask.unsqueeze(1), query @ widen(part.values).transpose(1, 2), out=piece)
-        else:
-            piece.copy_(part.mask.unsqueeze(1))
-    shared = _shared(parts)
-    logits[..., : len(shared)].view(Q * H, -1).addmm_(query.view(Q * H, C), widen(shared).T)
+        products = _grouped(query, part.values) @ widen(part.values).transpose(1, 2)
+        torch.add(part.mask.unsqueeze(1), products.view(Q, H, -1), out=piece)
     return logits.softmax(-1)
 
 
@@ -144,22 +157,20 @@ def split_weights(weights: Tensor, parts: list[Part]) -> tuple[Tensor, ...]:
     return weights.split([*sizes, weights.shape[-1] - sum(sizes)], dim=-1)[:-1]
 
 
-def _shared(parts: list[Part]) -> Tensor:
-    """Rows [n, C] of all parts that the queries share; these come first."""
-    rows = [part.values for part in parts if part.values.dim() == 2]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+def times_values(weights: Tensor, values: Tensor) -> Tensor:
+    """Σ weights [Q, H, n] · values [G, n, C] of each query's group, [Q, H, C] in the values' type."""
+    return (_grouped(weights.to(values.dtype), values) @ values).view(*weights.shape[:2], -1)
+
+
+def _grouped(x: Tensor, values: Tensor) -> Tensor:
+    """x [Q, H, ·] by the groups of values [G, n, C]: [G, Q / G · H, ·]."""
+    return x.reshape(len(values), -1, x.shape[-1])
 
 
 def _weighted_sum(weights: Tensor, parts: list[Part]) -> Tensor:
     """Σ weights · values over all parts, [Q, H, C]. Weights take the values' type for the product: a published rounding point."""
-    Q, H, _ = weights.shape
-    shared = _shared(parts)
-    weights = weights.to(shared.dtype)
-    total = (weights[..., : len(shared)].flatten(0, 1) @ shared).view(Q, H, -1)
-    for part, p in zip(parts, split_weights(weights, parts), strict=True):
-        if part.values.dim() == 3:
-            total = widen(total) + p @ part.values
-    return total
+    terms = [times_values(p, part.values) for part, p in zip(parts, split_weights(weights, parts), strict=True)]
+    return terms[0] if len(terms) == 1 else widen(terms[0]) + terms[1]
 
 
 def _part_gradients(p: Tensor, values: Tensor, query: Tensor, grad: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,22 +180,18 @@ def _part_gradients(p: Tensor, values: Tensor, query: Tensor, grad: Tensor, delt
         p: attention weights [Q, H, n].  grad: gradient of the output [Q, H, C].  delta: Σ_C grad · output [Q, H].
     """
     Q, H, C = query.shape
-    dtype = values.dtype
-    if values.dim() == 3:
-        d_p = widen(grad @ values.transpose(1, 2))
-        d_values = p.to(dtype).transpose(1, 2) @ grad
-        d_logits = d_p.sub_(delta.unsqueeze(2)).mul_(p).to(dtype)
-        return d_logits @ values, d_values + d_logits.transpose(1, 2) @ query
-    flat_grad, flat_query = grad.reshape(Q * H, C), query.reshape(Q * H, C)
-    d_p = widen(flat_grad @ values.T)
-    p = p.flatten(0, 1)
-    d_values = p.to(dtype).T @ flat_grad
-    d_logits = d_p.sub_(delta.reshape(Q * H, 1)).mul_(p).to(dtype)
-    return (d_logits @ values).view(Q, H, C), d_values + d_logits.T @ flat_query
+    p, query, grad, delta = (_grouped(x, values) for x in (p, query, grad, delta.unsqueeze(2)))
+    d_values = p.to(values.dtype).transpose(1, 2) @ grad
+    d_logits = widen(grad @ values.transpose(1, 2)).sub_(delta).mul_(p).to(values.dtype)
+    return (d_logits @ values).view(Q, H, C), d_values + d_logits.transpose(1, 2) @ query
 
 
 def _add_rows(target: Tensor, rows: slice | Tensor, values: Tensor) -> None:
+    """Adds gradients of a part's values [G, n, C] to the rows that they are of."""
+    groups, n, C = values.shape
     if isinstance(rows, slice):
-        target[rows] += values
+        step = (rows.stop - rows.start - n) // max(1, groups - 1)
+        for first, block in zip(range(rows.start, rows.stop, max(1, step)), values):
+            target[first : first + n] += block
     else:
-        target.index_add_(0, rows.flatten(), values.reshape(-1, target.shape[1]).to(target.dtype))
+        target.index_add_(0, rows.flatten(), values.reshape(-1, C).to(target.dtype))

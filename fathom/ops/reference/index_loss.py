@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..spans import Entries, Spans
 from ..widen import widen
-from .attention import as_block, split_weights, tile_parts, tile_weights
+from .attention import as_block, split_weights, tile_parts, tile_weights, tiles
 from .rows import select_rows
 
 
@@ -25,7 +25,7 @@ def index_loss(index_q: Tensor, w: Tensor, index_keys: Entries, q: Tensor, windo
         chosen: [T, K] entries that attention was given, None for all visible ones.
     """
     total = torch.zeros((), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
-    for q0, q1, _, _ in window_spans.tiles:
+    for q0, q1 in tiles(window_spans, entry_spans, chosen):
         e0, e1 = entry_spans.reach(q0, q1)
         if e1 == e0:
             continue

@@ -90,10 +90,10 @@ class Rows:
         if entries is not None:
             entries = _visible(entries, decode_entries(_taken(entries), self.head_dim, self.rope_dims))
         out = torch.empty_like(q)
-        for q0, q1, _, _ in window_spans.tiles:
+        for q0, q1 in attention.tiles(window_spans, entry_spans, chosen):
             parts = attention.tile_parts(q0, q1, rows, window_spans, entries, entry_spans, chosen)
             weights = attention.split_weights(attention.tile_weights(q[q0:q1], parts, sink).to(q.dtype).float(), parts)
-            out[q0:q1] = sum(torch.matmul(p, part.values.float()) for p, part in zip(weights, parts, strict=True))
+            out[q0:q1] = sum(attention.times_values(p, part.values.float()) for p, part in zip(weights, parts, strict=True))
         return out
 
     def index_topk(self, q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int) -> Tensor:
