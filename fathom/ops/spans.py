@@ -222,6 +222,13 @@ class Spans:
         begin = max(0, w1 - _rounded_up(w1 - w0, align))
         return 1, begin, w1 - begin
 
+    def partly_seen(self, q0: int, q1: int, k0: int, k1: int) -> list[tuple[int, int]]:
+        """The stretches of keys k0..k1 that not all of the queries see: before what the last one sees first, after what the first sees last."""
+        first, last = min(int(self.host_first[q1 - 1]), k1), max(int(self.host_last[q0]), k0)
+        if first >= last:
+            return [(k0, k1)]
+        return [(a, b) for a, b in ((k0, first), (last, k1)) if a < b]
+
     def outside(self, q0: int, q1: int, k0: int, k1: int, groups: int = 1) -> Tensor:
         """[q1 - q0, k1 - k0] True where a query doesn't see a key. With groups as in `bands`, k0..k1 are the first one's keys."""
         key = torch.arange(k0, k1, device=self.first.device)

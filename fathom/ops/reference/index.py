@@ -10,6 +10,7 @@ Source: SPEC section 2, lightning indexer; technical report §2.3.1.
 """
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..spans import Entries, Spans
 from ..widen import widen
@@ -41,12 +42,17 @@ def index_topk(q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int,
 def _tile(q: Tensor, w: Tensor, entries: Entries, spans: Spans, q0: int, e0: int, e1: int, top_k: int,
           rounding: torch.dtype | None) -> Tensor:
     Q, J, _ = q.shape
-    best = torch.full((Q, top_k), LOWEST, dtype=torch.int64, device=q.device)
+    best = None
     flat, step = widen(q).flatten(0, 1), max(64, CELLS // (Q * J))
     for a in range(e0, e1, step):
         b = min(a + step, e1)
         products = (flat @ widen(select_rows(entries.pool, entries.between(a, b))).T).view(Q, J, b - a)
         scores = torch.bmm(w.unsqueeze(1).to(products.dtype), products.relu_()).squeeze(1)  # [Q, b - a]
-        ranked = keys(scores if rounding is None else scores.to(rounding), a).masked_fill_(spans.outside(q0, q0 + Q, a, b), LOWEST)
-        best = torch.cat((best, ranked), dim=1).topk(top_k, dim=1).values
-    return indices(best)
+        ranked = keys(scores if rounding is None else scores.to(rounding), a)
+        for c, d in spans.partly_seen(q0, q0 + Q, a, b):
+            ranked[:, c - a : d - a].masked_fill_(spans.outside(q0, q0 + Q, c, d), LOWEST)
+        if best is not None:
+            ranked = torch.cat((best, ranked), dim=1)
+        best = ranked.topk(min(top_k, ranked.shape[1]), dim=1).values
+    assert best is not None
+    return indices(F.pad(best, (0, top_k - best.shape[1]), value=LOWEST))
