@@ -22,8 +22,8 @@ from ..config import ModelConfig, parameters
 from ..errors import UserError
 from .training import gradient_bytes, persistent_bytes
 
-TILE_QUERIES, TILE_CELLS = 128, 1 << 20  # of one attention tile at most (ops/spans.py)
-GATHER_FROM = 6  # chosen entries are gathered once a tile sees more than so many times index_topk (ops/reference/attention.py)
+TILE_QUERIES, TILE_CELLS = 256, 1 << 20  # of one attention tile at most (ops/spans.py)
+GATHER_FROM, QUERIES, FEW = 6, 64, 1 << 16  # when chosen entries are gathered, and how many queries look at many entries (ops/reference/attention.py)
 LOGITS = 1 << 22  # logits of one slice of the cross-entropy (ops/reference/loss.py)
 ORTHOGONALIZED = 1 << 24  # values of one Newton–Schulz batch (train/optim/muon.py)
 WIDE, ITEM = 4, {"fp32": 4, "bf16": 2}
@@ -130,12 +130,13 @@ def _attention(c: ModelConfig, m: Micro, ratio: int, wide_copy: int) -> Iterator
 
 def _index_loss(c: ModelConfig, m: Micro) -> float:
     """Bytes a token: index products, scores and their masks, tile by tile of queries; keys too where they are gathered."""
-    queries = max(16, min(TILE_QUERIES, TILE_CELLS // (c.num_attention_heads * c.sliding_window)))
-    total = WIDE * c.index_n_heads * c.index_head_dim * m.length
-    for start in range(0, m.length, queries):
-        size = min(queries, m.length - start)
-        reach = (start + size) // 4
-        gathered = m.sparse and reach > GATHER_FROM * c.index_topk
+    most = max(16, min(TILE_QUERIES, TILE_CELLS // (c.num_attention_heads * c.sliding_window)))
+    total, start = WIDE * c.index_n_heads * c.index_head_dim * m.length, 0
+    while start < m.length:
+        seen = min(start + most, m.length) // 4
+        gathered = m.sparse and seen > GATHER_FROM * c.index_topk
+        size = min(most, m.length - start, max(QUERIES, 0 if gathered else FEW // max(1, seen) // QUERIES * QUERIES))
+        reach, start = (start + size) // 4, start + size
         width = c.index_topk if gathered else reach
         total += size * width * (WIDE * c.index_n_heads + 2 * WIDE + 1)
         if gathered:
@@ -146,7 +147,7 @@ def _index_loss(c: ModelConfig, m: Micro) -> float:
 def _experts(c: ModelConfig, m: Micro) -> Iterator[tuple[str, float]]:
     D, I, K, E = c.hidden_size, c.moe_intermediate_size, c.num_experts_per_tok, c.n_routed_experts
     yield "route", WIDE * (D + 3 * E) + 28 * K + (m.item * D if m.precision == "bf16" else 0)
-    yield "experts", (K + 1) * (m.item * D + (6 * WIDE + m.item) * I + WIDE + 3 * 8)  # rows of the routed and the shared; three numbers a row
+    yield "experts", (K + 1) * (m.item * (D + 3 * I) + WIDE + 3 * 8)  # rows of the routed and the shared; three numbers a row
 
 
 def cast_bytes(c: ModelConfig) -> int:

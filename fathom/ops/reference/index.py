@@ -29,7 +29,7 @@ def index_topk(q: Tensor, w: Tensor, entries: Entries, spans: Spans, top_k: int,
         rounding: round scores to this type before they are compared.
 
     Returns:
-        [T, top_k] int64, flat entry numbers, best first; -1 where a query sees fewer than top_k entries.
+        [T, top_k] int64, flat entry numbers in no particular order; -1s at the end where a query sees fewer than top_k entries.
     """
     out = torch.full((q.shape[0], top_k), -1, dtype=torch.int64, device=q.device)
     with torch.no_grad():
@@ -43,6 +43,7 @@ def _tile(q: Tensor, w: Tensor, entries: Entries, spans: Spans, q0: int, e0: int
           rounding: torch.dtype | None) -> Tensor:
     Q, J, _ = q.shape
     best = None
+    short = int((spans.host_last[q0 : q0 + Q] - spans.host_first[q0 : q0 + Q]).min()) < top_k  # some get -1s, the lowest
     flat, step = widen(q).flatten(0, 1), max(64, CELLS // (Q * J))
     for a in range(e0, e1, step):
         b = min(a + step, e1)
@@ -53,6 +54,6 @@ def _tile(q: Tensor, w: Tensor, entries: Entries, spans: Spans, q0: int, e0: int
             ranked[:, c - a : d - a].masked_fill_(spans.outside(q0, q0 + Q, c, d), LOWEST)
         if best is not None:
             ranked = torch.cat((best, ranked), dim=1)
-        best = ranked.topk(min(top_k, ranked.shape[1]), dim=1).values
+        best = ranked.topk(min(top_k, ranked.shape[1]), dim=1, sorted=short).values  # sorting takes as long as choosing
     assert best is not None
     return indices(F.pad(best, (0, top_k - best.shape[1]), value=LOWEST))
