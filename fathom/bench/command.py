@@ -26,6 +26,7 @@ def bench_command(
     precision: Annotated[str, typer.Option(help="bf16, fp32, fp16 or official.")] = "bf16",
     samples: Annotated[int, typer.Option(help="Undisturbed samples wanted of each figure.")] = 3,
     budget: Annotated[float, typer.Option(help="Seconds to try for them.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Times that all of it is measured, side after side; medians are kept.")] = 1,
     decode: Annotated[int, typer.Option(help="Tokens of one decoding sample; 0 leaves decoding out.")] = 32,
     llama_bench: Annotated[str | None, typer.Option(help="llama.cpp's llama-bench, for the side llama.cpp.")] = None,
     llama_model: Annotated[str | None, typer.Option(help="The GGUF file that it runs.")] = None,
@@ -39,7 +40,7 @@ def bench_command(
 
       fathom bench --context 2048 --context 131072 --side native --batch 16
 
-      fathom bench --side reference --side transformers --context 2048 --context 8192 --alone 32768
+      fathom bench --side reference --side transformers --context 2048 --context 8192 --alone 32768 --rounds 3
     """
     sides, contexts = side or ["native", "transformers"], context or [2048, 8192, 16384]
     options: dict[str, Any] = dict(model=model, precision=precision, samples=samples, budget=budget, decode=decode)
@@ -48,7 +49,8 @@ def bench_command(
     cases += [Case(s, context=contexts[0], batch=b, **options) for b in batch or () for s in sides if s != "llama.cpp"]
     console = Console()
     llama = (llama_bench, llama_model) if llama_bench and llama_model else None
-    rows = run_cases(cases, lambda row: console.print("  ".join(f"{SHOWN[k]} {row[k]}" for k in SHOWN if row[k] != ""), highlight=False), llama)
+    rows = run_cases(cases, lambda row: console.print("  ".join(f"{SHOWN[k]} {row[k]}" for k in SHOWN if row[k] != ""), highlight=False), llama,
+                     rounds)
     _show(rows, console)
     _write(rows, out)
     console.print(f"written to {out}", highlight=False)

@@ -3,7 +3,8 @@
 Each measurement is a process of its own, so that nobody's memory or threads disturb the other's; sides take turns. What is timed: a
 prompt of random tokens through the engine up to its first token, then single tokens after it, for one sequence or several different ones
 at once. Peers get the same shapes, random weights, no compilation, and the same number of threads. Samples that other processes
-disturbed are taken again (quiet.py).
+disturbed are taken again (quiet.py). A virtual machine's speed also changes from minute to minute with what its neighbours do, which
+nothing inside can see: several rounds over all cases, and medians of them, are fair to every side.
 
 Sides: "native" and "reference" are ours on the respective kernels, or one instruction set by its name; "transformers" is the library;
 "llama.cpp" runs a given llama-bench on a given file.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -155,29 +157,44 @@ def llama_cpp(program: str, file: str, case: Case) -> dict[str, Any]:
     return row | {"peak_rss_gb": "", "torch": "", "model": Path(file).name}
 
 
-def run_cases(cases: Sequence[Case], say: Callable[[dict[str, Any]], None], llama: tuple[str, str] | None = None) -> list[dict[str, Any]]:
-    """All rows, each in a fresh process, told as they come.
+def run_cases(cases: Sequence[Case], say: Callable[[dict[str, Any]], None], llama: tuple[str, str] | None = None,
+              rounds: int = 1) -> list[dict[str, Any]]:
+    """A row for each case, the median of so many rounds over all of them. Each measurement is a fresh process, told as it comes.
 
     Raises:
-        UserError: an unknown side, or llama.cpp without its program and file.
+        UserError: no round, an unknown side, or llama.cpp without its program and file.
     """
+    if rounds < 1:
+        raise UserError("rounds", rounds, "at least 1")
     for case in cases:
         if case.side not in ("native", *KERNELS[1:], *PEERS):
             raise UserError("side", case.side, f"one of native, {', '.join(KERNELS[1:])}, {', '.join(PEERS)}")
         if case.side == "llama.cpp" and llama is None:
             raise UserError("side", "llama.cpp", "needs --llama-bench PROGRAM and --llama-model FILE")
-    rows = []
-    for case in cases:
-        if case.side == "llama.cpp":
-            assert llama is not None
-            rows.append(llama_cpp(*llama, case))
-        else:
-            done = subprocess.run([sys.executable, "-m", __name__, json.dumps(vars(case))], capture_output=True, text=True)
-            if done.returncode:
-                raise UserError(f"{case.side} at {case.context} tokens", None, (done.stderr.strip().splitlines() or ["failed"])[-1])
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-        say(rows[-1])
-    return rows
+    measured: list[list[dict[str, Any]]] = [[] for _ in cases]
+    for _ in range(rounds):
+        for case, rows in zip(cases, measured, strict=True):
+            rows.append(_measured_apart(case, llama))
+            say(rows[-1])
+    return [median_row(rows) for rows in measured]
+
+
+def _measured_apart(case: Case, llama: tuple[str, str] | None) -> dict[str, Any]:
+    """One row, measured in a process of its own."""
+    if case.side == "llama.cpp":
+        assert llama is not None
+        return llama_cpp(*llama, case)
+    done = subprocess.run([sys.executable, "-m", __name__, json.dumps(vars(case))], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{case.side} at {case.context} tokens", None, (done.stderr.strip().splitlines() or ["failed"])[-1])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def median_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of one case as one: median speeds, the highest peak, all samples."""
+    speeds = {key: round(median(row[key] for row in rows), 2) for key in ("prefill_tokens_per_second", "decode_tokens_per_second") if rows[0][key] != ""}
+    peak = {} if rows[0]["peak_rss_gb"] == "" else {"peak_rss_gb": max(row["peak_rss_gb"] for row in rows)}
+    return rows[0] | speeds | peak | {key: sum(row[key] for row in rows) for key in ("clean_samples", "rejected_samples")}
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ class Spans:
         mask = self._masks.get(tile)
         if mask is None:
             outside = self.outside(*tile, groups)
-            mask = torch.zeros(outside.shape, device=outside.device).masked_fill_(outside, float("-inf"))
+            mask = torch.zeros(outside.shape, dtype=torch.float32, device=outside.device).masked_fill_(outside, float("-inf"))
             if self.window:
                 self._masks[tile] = mask
         return mask

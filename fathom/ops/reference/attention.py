@@ -117,7 +117,7 @@ def tile_parts(q0: int, q1: int, window: Tensor, window_spans: Spans, entries: E
         if e1 > e0 and chosen is not None and not as_block(e1 - e0, chosen.shape[1]):
             picked = chosen[q0:q1]
             taken = entries.at(picked.clamp(min=0))
-            mask = torch.zeros(picked.shape, device=picked.device).masked_fill_(picked < 0, float("-inf"))
+            mask = torch.zeros(picked.shape, dtype=torch.float32, device=picked.device).masked_fill_(picked < 0, float("-inf"))
             parts.append(Part(mask, select_rows(entries.pool, taken), taken, pooled=True))
         elif e1 > e0:
             mask = entry_spans.mask(q0, q1, e0, e1) if chosen is None else _chosen_only(chosen[q0:q1], e0, e1)
@@ -133,7 +133,7 @@ def as_block(reach: int, top_k: int) -> bool:
 
 def _chosen_only(picked: Tensor, e0: int, e1: int) -> Tensor:
     """[Q, e1 - e0] the mask of entries e0..e1 for queries that chose picked [Q, K]."""
-    mask = torch.full((picked.shape[0], e1 - e0 + 1), float("-inf"), device=picked.device)
+    mask = torch.full((picked.shape[0], e1 - e0 + 1), float("-inf"), dtype=torch.float32, device=picked.device)
     return mask.scatter_(1, torch.where(picked < 0, e1 - e0, picked - e0), 0.0)[:, :-1]  # the last column takes the -1s
 
 
