@@ -192,7 +192,8 @@ def _measured_apart(case: Case, llama: tuple[str, str] | None) -> dict[str, Any]
 
 def median_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows of one case as one: median speeds, the highest peak, all samples."""
-    speeds = {key: round(median(row[key] for row in rows), 2) for key in ("prefill_tokens_per_second", "decode_tokens_per_second") if rows[0][key] != ""}
+    measured = [key for key in ("prefill_tokens_per_second", "decode_tokens_per_second") if rows[0][key] != ""]
+    speeds = {key: round(median(row[key] for row in rows), 2) for key in measured}
     peak = {} if rows[0]["peak_rss_gb"] == "" else {"peak_rss_gb": max(row["peak_rss_gb"] for row in rows)}
     return rows[0] | speeds | peak | {key: sum(row[key] for row in rows) for key in ("clean_samples", "rejected_samples")}
 
