@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Tells this process's C library to keep freed memory. For programs, at their start; a library leaves its host as it is.
 
     Every layer of a model frees tens of megabytes of temporaries and asks for as many again. glibc by default gives them back and gets
-    fresh, zeroed pages: one page fault for 4 KiB, an eighth of the time of a long prompt on the reference kernels. The peak doesn't grow.
+    fresh, zeroed pages: one page fault for 4 KiB, a tenth of the time of a long prompt on the reference kernels. The peak hardly grows.
 
     Returns:
         Whether it took effect. False on systems without mallopt(3), whose allocators have their own ways.

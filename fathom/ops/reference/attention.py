@@ -88,7 +88,7 @@ class _Attend(torch.autograd.Function):
                 total += d_query
                 _add_rows(grad_rows[part.pooled], part.rows, d_values)
             grad_q[q0:q1] = total * q.shape[-1] ** -0.5
-            grad_sink -= (weights[..., sum(part.mask.shape[1] for part in parts)] * d).sum(0)
+            grad_sink -= (weights[..., _keys(parts)] * d).sum(0)
         grad_pool = grad_rows[True].to(pool.dtype) if entries is not None else None
         return grad_q, grad_rows[False].to(window.dtype), grad_sink.to(sink.dtype), grad_pool, None, None, None, None
 
@@ -141,10 +141,10 @@ def tile_weights(q: Tensor, parts: list[Part], sink: Tensor) -> Tensor:
     """Attention weights [Q, H, N] in fp32 of queries q [Q, H, C]: softmax over the keys of all parts in order, the sink, and nothing up to
     a multiple of ALIGN."""
     Q, H, C = q.shape
-    query, keys_in_all = widen(q) * C**-0.5, sum(part.mask.shape[1] for part in parts)
-    logits = query.new_empty(Q, H, (keys_in_all // ALIGN + 1) * ALIGN)
-    logits[..., keys_in_all:] = float("-inf")
-    logits[..., keys_in_all] = sink
+    query, keys = widen(q) * C**-0.5, _keys(parts)
+    logits = query.new_empty(Q, H, (keys // ALIGN + 1) * ALIGN)
+    logits[..., keys:] = float("-inf")
+    logits[..., keys] = sink
     for part, piece in zip(parts, split_weights(logits, parts), strict=True):
         products = _grouped(query, part.values) @ widen(part.values).transpose(1, 2)
         torch.add(part.mask.unsqueeze(1), products.view(Q, H, -1), out=piece)
@@ -153,8 +153,12 @@ def tile_weights(q: Tensor, parts: list[Part], sink: Tensor) -> Tensor:
 
 def split_weights(weights: Tensor, parts: list[Part]) -> tuple[Tensor, ...]:
     """Views [Q, H, n] of each part's own logits or weights; the sink's are left over."""
-    sizes = [part.mask.shape[1] for part in parts]
-    return weights.split([*sizes, weights.shape[-1] - sum(sizes)], dim=-1)[:-1]
+    return weights.split([*(part.mask.shape[1] for part in parts), weights.shape[-1] - _keys(parts)], dim=-1)[:-1]
+
+
+def _keys(parts: list[Part]) -> int:
+    """Keys of all parts; the sink's column comes after theirs."""
+    return sum(part.mask.shape[1] for part in parts)
 
 
 def times_values(weights: Tensor, values: Tensor) -> Tensor:
