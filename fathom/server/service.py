@@ -16,6 +16,7 @@ from fathom import __version__
 from fathom.engine import Engine
 from fathom.engine.journal import FileJournal
 from fathom.errors import UserError
+from fathom.heap import give_back_freed_memory
 from fathom.prices import Price
 from fathom.prices.table import utc_day
 from fathom.server.accounts import Accounts, AsyncAccounts, Key, Meter
@@ -29,6 +30,8 @@ from fathom.text.grammars import Grammars
 
 log = logging.getLogger("fathom.server")
 HOUSEKEEPING_SECONDS = 60.0
+SILENT_SECONDS = 1.0
+"""Without an answer under way for so long, the service gives back the memory that its answers took."""
 SPARE = timedelta(minutes=10)
 """So long a request that was killed before it had a log may be asked again under its id."""
 
@@ -54,6 +57,7 @@ class Service:
         self.fingerprint = f"fp_{(journal.model if journal else __version__)[:12]}"
         self.ready, self.began = False, int(accounts.now().timestamp())
         self._in_flight = 0
+        self._silence: asyncio.TimerHandle | None = None
         self._housekeeper: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self.price()
@@ -116,6 +120,8 @@ class Service:
         if not self.ready or self._in_flight >= self.settings.most_requests:
             raise ApiError(503, BUSY, code="overloaded", retry_after=2)
         self._in_flight += 1
+        if self._silence:
+            self._silence.cancel()
         self.metrics.in_flight.inc()
         try:
             async with answering(self, ask, key, request_id) as answer:
@@ -123,6 +129,8 @@ class Service:
         finally:
             self._in_flight -= 1
             self.metrics.in_flight.dec()
+            if not self._in_flight:
+                self._silence = asyncio.get_running_loop().call_later(SILENT_SECONDS, give_back_freed_memory)
 
     def logs_of(self, scoped: str) -> set[str]:
         """The engine's ids of the logs of one request, as the accounts know it."""

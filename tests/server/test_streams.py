@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fathom.server.service import SILENT_SECONDS
 from tests.server.crowd import Heard, ask, ask_all
 from tests.server.live import Live
 
@@ -112,7 +113,9 @@ async def load(live: Live, seconds: float, seed: int) -> Counter[int]:
 
 
 def resident(live: Live) -> float:
-    """MB of memory that the service's process has."""
+    """MB of memory that the service's process has, once it has fallen silent and given back what was freed."""
+    live.until_idle()
+    time.sleep(2 * SILENT_SECONDS)
     lines = Path(f"/proc/{live.process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmRSS"))
 
