@@ -1,0 +1,91 @@
+"""How far bf16 takes a whole model from fp32: ours beside transformers', the same weights and tokens in both.
+
+    python -m tests.laws.closeness 2048 16384
+
+The distance is the root mean square of the logits' difference from the reference kernels' in fp32, as a share of these logits' own,
+over all positions. Every side reads the prompt in pieces with what it keeps in between; transformers reads its weights from a file,
+so that it keeps in fp32 what it wants there.
+"""
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fathom.config import ModelConfig, resolve_config
+from fathom.model import Batch, Run, State, Transformer, kernel_rows
+from tests.oracle import build_oracle, randomise
+
+PIECE = 2048
+
+
+def our_logits(model: Transformer, tokens: Tensor) -> Callable[[Tensor], Tensor]:
+    """Continues one sequence piece by piece: tokens [N] → logits [N, vocab_size]."""
+    blocks = torch.arange(-(-len(tokens) // model.config.block_size)).numpy()
+    state, at = State(model.config, num_slots=1, num_blocks=len(blocks), precision=model.precision), 0
+
+    def proceed(piece: Tensor) -> Tensor:
+        nonlocal at
+        run, at = Run(at, len(piece), 0, blocks), at + len(piece)
+        return model.logits(model(Batch(piece, (run,)), state).hidden)
+
+    return proceed
+
+
+def their_logits(oracle: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+    """The same of transformers."""
+    cache = None
+
+    def proceed(piece: Tensor) -> Tensor:
+        nonlocal cache
+        out = oracle(piece[None], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        return out.logits[0]
+
+    return proceed
+
+
+def in_bf16(plain: Transformer, choice: str) -> Transformer:
+    """The same weights in bf16 on the kernels of this choice."""
+    rows = kernel_rows(plain.config, torch.device("cpu"), "bf16", choice)
+    model = Transformer(plain.config, dtype=torch.bfloat16, precision="bf16", rows=rows)
+    targets = model.tensors()
+    for name, values in plain.tensors().items():
+        targets[name].copy_(values)
+    return model.requires_grad_(False)
+
+
+def theirs_in_bf16(plain: Transformer) -> torch.nn.Module:
+    """transformers' model, its weights read in bf16."""
+    with tempfile.TemporaryDirectory() as folder:
+        oracle = build_oracle(plain)
+        oracle.save_pretrained(folder)
+        return type(oracle).from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager").eval()
+
+
+@torch.no_grad()
+def distances(config: ModelConfig, length: int, say: Callable[[str, float], None] = lambda side, distance: None) -> dict[str, float]:
+    """Each side's distance from fp32 on one random prompt of `length` tokens."""
+    plain = randomise(Transformer(config), 7)
+    tokens = torch.randint(0, config.vocab_size, (length,), generator=torch.Generator().manual_seed(length))
+    reference = our_logits(plain, tokens)
+    exact = [reference(piece) for piece in tokens.split(PIECE)]
+    size = sum(part.double().square().sum() for part in exact)
+    sides = {"native": lambda: our_logits(in_bf16(plain, "auto"), tokens), "reference": lambda: our_logits(in_bf16(plain, "reference"), tokens),
+             "transformers": lambda: their_logits(theirs_in_bf16(plain))}
+    found = {}
+    for side, begin in sides.items():
+        proceed = begin()
+        off = sum((proceed(piece).double() - part).square().sum() for piece, part in zip(tokens.split(PIECE), exact, strict=True))
+        found[side] = float((off / size).sqrt())
+        say(side, found[side])
+    return found
+
+
+if __name__ == "__main__":
+    for length in map(int, sys.argv[1:]):
+        print(f"{length} tokens")
+        distances(resolve_config("bench-130m"), length, lambda side, distance: print(f"{side:14}{distance:.4f}", flush=True))
