@@ -10,12 +10,12 @@ CRC-32 is what such logs use: it has to notice torn writes, and any wrong token 
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .request import FinishReason, Output
@@ -39,7 +39,7 @@ class AnswerLog:
         finished: the last Output ended the answer.
     """
 
-    path: Path
+    path: str
     handle: int
     length: int
     crc: int
@@ -91,7 +91,7 @@ class Contents:
         return bool(self.outputs) and self.outputs[-1].finish_reason is not None
 
 
-def create_log(path: Path, head: dict[str, Any], fsync: bool) -> AnswerLog:
+def create_log(path: str, head: dict[str, Any], fsync: bool) -> AnswerLog:
     """Begins a file, which mustn't be there yet. Raises OSError where that fails; then it isn't there after it either."""
     log = AnswerLog(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 0, _FIRST_CRC, False)
     log._waiting += MAGIC
@@ -99,15 +99,15 @@ def create_log(path: Path, head: dict[str, Any], fsync: bool) -> AnswerLog:
     try:
         log.write(fsync)
         if fsync:
-            _flush_names(path.parent)
+            _flush_names(os.path.dirname(path))
     except OSError:
         log.close()
-        path.unlink(missing_ok=True)
+        remove_log(path)
         raise
     return log
 
 
-def reopen_log(path: Path, found: Contents) -> AnswerLog:
+def reopen_log(path: str, found: Contents) -> AnswerLog:
     """Opens a file for more, whose contents were just read; what didn't hold is cut off."""
     handle = -1
     if not found.finished:
@@ -116,10 +116,11 @@ def reopen_log(path: Path, found: Contents) -> AnswerLog:
     return AnswerLog(path, handle, found.length, found.crc, found.finished)
 
 
-def read_log(path: Path) -> Contents | None:
+def read_log(path: str) -> Contents | None:
     """The good part of a file; None where there is no file, or where not even its first record holds. Raises OSError."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as f:
+            data = f.read()
     except FileNotFoundError:
         return None
     if not data.startswith(MAGIC):
@@ -138,12 +139,18 @@ def read_log(path: Path) -> Contents | None:
     return None if head is None else Contents(head, tuple(outputs), at, crc)
 
 
+def remove_log(path: str) -> None:
+    """Removes a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 def _output(payload: bytes) -> Output:
     reason, token, logprob, count = _OUTPUT.unpack_from(payload)
     return Output(token, logprob, ENDS[reason], tuple(_TOP.unpack_from(payload, _OUTPUT.size + i * _TOP.size) for i in range(count)))
 
 
-def _flush_names(folder: Path) -> None:
+def _flush_names(folder: str) -> None:
     """Waits until the disk has the folder's list of names."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .answerlog import ENDS, AnswerLog, create_log, read_log, reopen_log
+from .answerlog import ENDS, AnswerLog, create_log, read_log, remove_log, reopen_log
 from .claim import claim
 from .request import Logged, Output, Request
 
@@ -101,8 +101,8 @@ class FileJournal:
             head, path = self._head(request), self._find(request.id)
             found = read_log(path)
             if found is None:
-                path.unlink(missing_ok=True)  # a file whose beginning doesn't hold is no log
-                self._logs[request.id] = create_log(path.with_suffix(".log"), head, self.fsync)
+                remove_log(path)  # a file whose beginning doesn't hold is no log
+                self._logs[request.id] = create_log(_with_end(path, ".log"), head, self.fsync)
                 return Logged()
             _compare(found.head, head)
             self._logs[request.id] = reopen_log(path, found)
@@ -146,7 +146,7 @@ class FileJournal:
             try:
                 log.write(self.fsync)
                 if log.finished:
-                    log.path.rename(log.path.with_suffix(".done"))  # so that nobody has to read it to know
+                    os.rename(log.path, _with_end(log.path, ".done"))  # so that nobody has to read it to know
             finally:
                 log.close()
 
@@ -157,7 +157,7 @@ class FileJournal:
             self._dirty.pop(request_id, None)
             if log is not None:
                 log.close()
-            self._find(request_id).unlink(missing_ok=True)
+            remove_log(self._find(request_id))
 
     def read(self, request_id: str) -> Entry | None:
         """What is on file under an id; the log may be a running one. None where there is nothing.
@@ -171,7 +171,7 @@ class FileJournal:
         """All logs on file, finished or not, in no order: what metering compares its ledger with after a crash."""
         for name in os.listdir(self.folder):
             if _OURS.fullmatch(name):
-                entry = _entry(self.folder / name)
+                entry = _entry(os.path.join(self.folder, name))
                 if entry is not None:
                     yield entry
 
@@ -187,7 +187,7 @@ class FileJournal:
             with self._changed, contextlib.suppress(FileNotFoundError):
                 keep = self.retention_seconds if entry.name.endswith(".done") else self.unfinished_seconds
                 over = max(entry.stat().st_mtime, self._opened) + keep <= now
-                if over and not any(log.path.stem == entry.name.partition(".")[0] for log in self._logs.values()):
+                if over and not any(_with_end(log.path, "") == _with_end(entry.path, "") for log in self._logs.values()):
                     os.unlink(entry)
                     removed += 1
         return removed
@@ -227,10 +227,10 @@ class FileJournal:
         return {"id": request.id, "owner": request.owner, "prompt_tokens": len(request.prompt),
                 "decides": {field: hashlib.sha256(value).hexdigest() for field, value in decides.items()}}
 
-    def _find(self, request_id: str) -> Path:
-        base = hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).hexdigest()
-        done = self.folder / f"{base}.done"
-        return done if done.exists() else done.with_suffix(".log")
+    def _find(self, request_id: str) -> str:
+        """The file of a request. Not a Path, which interns its parts: names that come and go blow up Python's table of strings."""
+        done = os.path.join(self.folder, f"{hashlib.sha256(request_id.encode('utf-8', 'surrogatepass')).hexdigest()}.done")
+        return done if os.path.exists(done) else _with_end(done, ".log")
 
     def _write(self) -> None:
         """Writes every log that has something waiting; tries all of them, then raises the first error."""
@@ -265,6 +265,11 @@ class FileJournal:
                 prune_at = time.monotonic() + _PRUNE_SECONDS
 
 
+def _with_end(path: str, end: str) -> str:
+    """The path of the same log with another end: ".log", ".done" or none."""
+    return os.path.splitext(path)[0] + end
+
+
 def _compare(head: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises DifferentRequest where a log that begins with `head` isn't the one of `wanted`."""
     fields = [field for field, digest in wanted["decides"].items() if head["decides"].get(field) != digest]
@@ -273,6 +278,6 @@ def _compare(head: dict[str, Any], wanted: dict[str, Any]) -> None:
                                "use another id, or repeat the request unchanged")
 
 
-def _entry(path: Path) -> Entry | None:
+def _entry(path: str) -> Entry | None:
     found = read_log(path)
     return None if found is None else Entry(found.head["id"], found.head["owner"], found.head["prompt_tokens"], found.outputs, found.finished)

@@ -137,7 +137,7 @@ class DiskStore:
             found = waiting.copy()
         else:
             try:
-                found = read_record(self.folder / name, key)
+                found = read_record(self._path(name), key)
             except Damaged:
                 reason = "damaged"
             except FileNotFoundError:
@@ -240,7 +240,7 @@ class DiskStore:
 
     def _write(self, name: str, record: Record) -> None:
         """Writes one record, or counts why not."""
-        draft = self.folder / f"{name}.partial"
+        draft = self._path(f"{name}.partial")
         try:
             with self._changed:
                 self._remove(name)  # get finds the new one in the queue
@@ -252,7 +252,7 @@ class DiskStore:
                 if self._queue.get(name) is not record:  # discarded or replaced meanwhile
                     os.unlink(draft)
                     return
-                os.replace(draft, self.folder / name)
+                os.replace(draft, self._path(name))
                 self._files[name] = _File(record.size)
                 self._used += record.size
                 self._counts["written"] += 1
@@ -283,7 +283,7 @@ class DiskStore:
         if file is not None:
             self._used -= file.size
             try:
-                os.unlink(self.folder / name)
+                os.unlink(self._path(name))
             except FileNotFoundError:
                 pass
             except OSError as e:
@@ -294,7 +294,11 @@ class DiskStore:
         self._files.move_to_end(name)
         self._stamp = max(self._stamp + 1, time.time_ns())
         with contextlib.suppress(OSError):
-            os.utime(self.folder / name, ns=(self._stamp, self._stamp))
+            os.utime(self._path(name), ns=(self._stamp, self._stamp))
+
+    def _path(self, name: str) -> str:
+        """The file's path. Never a Path: pathlib interns each part, and thousands of names that come and go blow up Python's table of strings."""
+        return os.path.join(self.folder, name)
 
     def _unqueue(self, name: str) -> None:
         record = self._queue.pop(name, None)

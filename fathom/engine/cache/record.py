@@ -21,7 +21,6 @@ import math
 import os
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,7 +72,7 @@ class Record:
         """Header and tensors in memory of their own, as reading the file would give them."""
         return json.loads(json.dumps(self.header)), {name: t.detach().cpu().clone() for name, t in self.tensors.items()}
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str) -> None:
         """Writes the file. Raises OSError where that fails; the caller removes what is there then."""
         pieces = list(self._pieces())
         total = hashlib.sha256()
@@ -100,7 +99,7 @@ class Record:
                           separators=(",", ":")).encode()
 
 
-def read_record(path: Path, key: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_record(path: str, key: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file. The tensors are views of one buffer that nobody else has.
 
     Raises:
