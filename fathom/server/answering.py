@@ -5,8 +5,8 @@
             …
 
 Tokens are generated and journalled by the engine first, recorded by the meter second, handed on third (accounts.py says why); while a
-record is written, the next tokens gather. Leaving the block early, because the client has gone or for any other reason, cancels the
-request, which frees what it held, and closes its row.
+record is written, the next tokens gather. Leaving the block before the engine has come to the answer's end, because the client has gone
+or the answer took too long, cancels the request, which frees what it held, and closes its row.
 """
 from __future__ import annotations
 
@@ -85,10 +85,8 @@ class Answer:
         self.ask, self.reader = ask, reader
         self.over = False
         """Whether the engine has given its last token."""
-        self.finished = False
-        """Whether the last batch was handed on."""
         self.whole = False
-        """Whether the row is being closed with the whole answer, which stays on file for whoever asks again."""
+        """Whether the row is closed, or being closed, with the whole answer, which stays on file for whoever asks again."""
         self._began = time.monotonic()
         self.usage = Billed(0, len(ask.prompt))
 
@@ -117,9 +115,8 @@ class Answer:
                 self._service.metrics.first_token.observe(waited)
             batch = self._read(outputs, late=waited > settings.answer_seconds)
             await self._record(batch.finish)
-            self.finished = batch.finish is not None
             yield batch
-            if self.finished:
+            if batch.finish is not None:
                 return
 
     def prompt_pieces(self) -> list[Piece]:
@@ -147,12 +144,13 @@ class Answer:
         return Batch(seen, reason)
 
     async def _record(self, finish: str | None) -> None:
+        if finish:
+            self.whole = self.over and finish in NORMAL
         if self._meter is None:
             return
         usage = self.usage if self.usage.covers(self._meter.usage) else None  # a resumed answer isn't back where it was
         try:
             if finish:
-                self.whole = self.over and finish in NORMAL
                 await self._meter.finish(finish, usage)
             elif usage is not None:
                 await self._meter.record(usage)
@@ -189,10 +187,10 @@ async def answering(service: Service, ask: Ask, key: Key, request_id: str) -> As
         try:
             yield answer
         finally:
-            if not answer.finished:
+            if not answer.over:
                 ticket.cancel()
-                if not answer.whole:
-                    service.forget_after(None if answer.over else arrivals, meter, request.id)
+            if not answer.whole:
+                service.forget_after(None if answer.over else arrivals, meter, request.id)
             service.metrics.count(answer.usage)
             for notice in answer.reader.notices:
                 log.debug("request %s: %s", request_id, notice.problem)

@@ -142,7 +142,7 @@ class Service:
         return entry is not None and entry.finished and sum(output.token_id >= 0 for output in entry.outputs) <= billed
 
     def forget_after(self, arrivals: Arrivals | None, meter: Meter | None, engine_id: str) -> None:
-        """Drops the log of an answer that its client gave up, once the engine has let go of it and its row is closed: nobody can resume it."""
+        """Drops the log of an answer that its client or we gave up, once the engine has let go of it and its row is closed: nobody can resume it."""
         async def wait_and_forget() -> None:
             while arrivals and not any(output.finish_reason for output in await arrivals.drain(HOUSEKEEPING_SECONDS)):
                 pass
