@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -48,7 +49,7 @@ class Grammars:
         self._library, self.tokenizer, self.words = llguidance, tokenizer, -(-vocab_size // 32)
         self._table = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Vocabulary(tokenizer)))
         self._limits = llguidance.LLParserLimits(verbose_errors=False)
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._lock = Lock()
 
     def constraint(self, *, thinking: bool, tools: Sequence[Mapping[str, Any]] = (), choice: str = "auto", parallel: bool = True,
@@ -67,25 +68,37 @@ class Grammars:
         grammar = answer_grammar(self.tokenizer.control_id(special.DSML), tools, choice, parallel, schema, self._check)
         with self._lock:
             compiled = self._compiled.pop(grammar, None)
-        if compiled is None:
-            compiled = self._library.LLMatcher(self._table, grammar, log_level=0, limits=self._limits)
-            if compiled.is_error():
-                raise UserError("tools" if tools else "response_format", None, f"can't be enforced: {brief(compiled.get_error())}",
+        if compiled is None or compiled.broken:
+            compiled = Compiled(self._library.LLMatcher(self._table, grammar, log_level=0, limits=self._limits))
+            if compiled.matcher.is_error():
+                raise UserError("tools" if tools else "response_format", None, f"can't be enforced: {brief(compiled.matcher.get_error())}",
                                 "simplify the schema")
         with self._lock:
             self._compiled[grammar] = compiled
             while len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
-            fresh = compiled.deep_copy()
+            fresh = compiled.matcher.deep_copy()
         if prefix and not fresh.consume_tokens(self.tokenizer.encode(prefix)):
             raise UserError("prefix", prefix, "isn't the beginning of anything that tools and response_format allow", "change one of them")
-        return GrammarConstraint(self.tokenizer, fresh, self.words, thinking)
+        return GrammarConstraint(self.tokenizer, compiled, fresh, self.words, thinking)
 
     def _check(self, schema: str, field: str) -> None:
         """Raises UserError if one schema, as JSON text, can't be compiled."""
         problem = self._library.LLMatcher.validate_grammar(f"start: %json {schema}", self._table, limits=self._limits)
         if problem and not problem.startswith("WARNING"):
             raise UserError(field, None, f"can't be enforced: {brief(problem)}", "simplify the schema, or ask for it in words")
+
+
+@dataclass(eq=False)
+class Compiled:
+    """A grammar at its beginning.
+
+    broken: an answer that began from it came to a limit of llguidance's. All of them share one lexer with the states it was ever in, so
+    a long answer that uses them up would break every later one, however short.
+    """
+
+    matcher: Any
+    broken: bool = False
 
 
 class Vocabulary:
@@ -104,8 +117,8 @@ class Vocabulary:
 class GrammarConstraint:
     """One answer's grammar, at the place that the tokens so far have reached. For one thread."""
 
-    def __init__(self, tokenizer: Tokenizer, matcher: Any, words: int, thinking: bool) -> None:
-        self._tokenizer, self._matcher = tokenizer, matcher
+    def __init__(self, tokenizer: Tokenizer, compiled: Compiled, matcher: Any, words: int, thinking: bool) -> None:
+        self._tokenizer, self._compiled, self._matcher = tokenizer, compiled, matcher
         self._think_close = tokenizer.control_id(special.THINK_CLOSE)
         self._mask = np.zeros(words, np.uint32)
         self._reasoning: list[int] | None = [] if thinking else None
@@ -120,6 +133,7 @@ class GrammarConstraint:
             return None
         if self._matcher.is_error():
             self._mask[:] = 0
+            self._compiled.broken = True
         else:
             allowed = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
             self._mask[: len(allowed)] = allowed

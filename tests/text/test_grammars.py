@@ -241,6 +241,22 @@ def test_constraints_of_one_grammar_do_not_share_their_place(grammars, tokenizer
     assert (grammars.constraint(thinking=False, schema={"type": "object"}).mask() == before).all()
 
 
+def test_an_answer_too_long_for_its_grammar_breaks_no_other(grammars, tokenizer):
+    """A lexer that counts characters comes to llguidance's limit of states."""
+    def write(letters):
+        constraint = grammars.constraint(thinking=False, schema={"type": "string", "minLength": 1_000_000})
+        constraint.accept(tokenizer.encode('"')[0])
+        for _ in range(letters):
+            if not constraint.mask().any():
+                break
+            constraint.accept(letter)
+        return constraint.broken
+
+    [letter] = tokenizer.encode("a")
+    assert "too many states" in write(400_000)
+    assert not write(5)
+
+
 def test_a_prefix_counts_as_written(grammars, tokenizer):
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     constraint = grammars.constraint(thinking=False, schema=schema, prefix='{"a": 1')
