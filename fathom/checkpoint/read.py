@@ -147,7 +147,7 @@ class Checkpoint:
                 part[start:stop].take(piece.weight, piece.scale)
             else:
                 part[start:stop].copy_(piece.values(part.dtype))
-        self.release(name)
+            self.release(name)  # after each piece: a whole embedding of file pages would count as memory of ours
 
     def _position(self, param: Param) -> tuple[str, int]:
         place = self._places[param.tensor_names()[0]]

@@ -31,6 +31,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
           "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LARGEST_HEADER = 100_000_000  # the format's own limit
+_FETCHED = max(mmap.PAGESIZE, 2 << 20)  # a page that is touched brings its neighbours with it, up to a large page of the file cache
 _COPY_AGAIN = "copy this file again from its source"
 
 
@@ -78,12 +79,12 @@ class TensorFile:
         return raw.view(entry.dtype).view(entry.shape)
 
     def release(self, name: str) -> None:
-        """Hand the tensor's pages back to the system; what is read again is fetched again."""
+        """Hand the tensor's pages, and those that came with them, back to the system; what is read again is fetched again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             entry = self.entries[name]
-            start = entry.start - entry.start % mmap.PAGESIZE
-            if entry.stop > start:
-                self._map.madvise(mmap.MADV_DONTNEED, start, entry.stop - start)
+            start, stop = entry.start // _FETCHED * _FETCHED, -(-entry.stop // _FETCHED) * _FETCHED
+            if entry.stop > entry.start:
+                self._map.madvise(mmap.MADV_DONTNEED, start, min(stop, len(self._map)) - start)
 
 
 def write_tensor_file(path: Path, specs: Sequence[tuple[str, torch.dtype, tuple[int, ...]]], pieces: Iterable[Tensor]) -> None:
