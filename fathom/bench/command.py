@@ -9,11 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..device import choose_device
 from ..report.plots import line_plot
 from .speed import COLUMNS, Case, run_cases
 
 SHOWN = {"side": "side", "kernels": "kernels", "precision": "precision", "context": "context", "batch": "batch",
-         "prefill_tokens_per_second": "prefill tok/s", "decode_tokens_per_second": "decode tok/s", "peak_rss_gb": "peak GB", "clean_samples": "clean"}
+         "prefill_tokens_per_second": "prefill tok/s", "decode_tokens_per_second": "decode tok/s", "peak_gb": "peak GB", "clean_samples": "clean"}
 
 
 def bench_command(
@@ -21,9 +22,10 @@ def bench_command(
     context: Annotated[list[int] | None, typer.Option(help="Prompt length in tokens; may be repeated [2048, 8192, 16384].")] = None,
     alone: Annotated[list[int] | None, typer.Option(help="Prompt length for our own sides only; may be repeated.")] = None,
     side: Annotated[list[str] | None, typer.Option(help="native, reference, amx, avx512, avx2, portable, transformers or llama.cpp; may be "
-                                                        "repeated [native, transformers].")] = None,
+                                                        "repeated [native, transformers; on an accelerator reference, transformers].")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Different sequences at once, at the first context; may be repeated.")] = None,
     precision: Annotated[str, typer.Option(help="bf16, fp32, fp16 or official.")] = "bf16",
+    device: Annotated[str, typer.Option(help="cpu, auto, or an accelerator.")] = "cpu",
     samples: Annotated[int, typer.Option(help="Undisturbed samples wanted of each figure.")] = 3,
     budget: Annotated[float, typer.Option(help="Seconds to try for them.")] = 60,
     rounds: Annotated[int, typer.Option(help="Times that all of it is measured, side after side; medians are kept.")] = 1,
@@ -41,9 +43,12 @@ def bench_command(
       fathom bench --context 2048 --context 131072 --side native --batch 16
 
       fathom bench --side reference --side transformers --context 2048 --context 8192 --alone 32768 --rounds 3
+
+      fathom bench --device cuda --out bench/cuda.csv
     """
-    sides, contexts = side or ["native", "transformers"], context or [2048, 8192, 16384]
-    options: dict[str, Any] = dict(model=model, precision=precision, samples=samples, budget=budget, decode=decode)
+    found = choose_device(device)
+    sides, contexts = side or ["native" if found.type == "cpu" else "reference", "transformers"], context or [2048, 8192, 16384]
+    options: dict[str, Any] = dict(model=model, precision=precision, samples=samples, budget=budget, decode=decode, device=device)
     cases = [Case(s, context=c, batch=1, **options) for c in contexts for s in sides]
     cases += [Case(s, context=c, batch=1, **options) for c in alone or () for s in sides if s not in ("transformers", "llama.cpp")]
     cases += [Case(s, context=contexts[0], batch=b, **options) for b in batch or () for s in sides if s != "llama.cpp"]

@@ -1,8 +1,8 @@
 """Timing on a machine that may be busy with something else.
 
 Two threads that wait for each other run 10 to 60 times slower when anything else wants a core, and a median doesn't help against
-that. So each sample is kept only if other processes used little CPU while it ran (from /proc/stat; where there is none, every sample
-counts and is marked unchecked), and taken again otherwise.
+that. So each sample is kept only if other processes used little of this process's cores while it ran (from /proc/stat; where there is
+none, every sample counts and is marked unchecked), and taken again otherwise. A process bound to some cores (taskset) looks at those.
 """
 from __future__ import annotations
 
@@ -45,10 +45,14 @@ def quiet_median(work: Callable[[], object], *, samples: int, budget: float, war
 
 
 def _foreign() -> float | None:
-    """CPU seconds that other processes have used so far; None where the system doesn't tell."""
+    """CPU seconds that other processes have used so far on the cores that this one may run on; None where the system doesn't tell."""
     stat = Path("/proc/stat")
-    if not stat.exists():
+    if not stat.exists() or not hasattr(os, "sched_getaffinity"):
         return None
-    user, nice, system, _, _, irq, soft, steal = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
-    own = os.times()
-    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    ticks, own = 0, os.times()
+    for name, *counts in map(str.split, stat.read_text().splitlines()):
+        if name in mine:
+            user, nice, system, _, _, irq, soft, steal = map(int, counts[:8])
+            ticks += user + nice + system + irq + soft + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - own.user - own.system

@@ -7,13 +7,13 @@ disturbed are taken again (quiet.py). A virtual machine's speed also changes fro
 nothing inside can see: several rounds over all cases, and medians of them, are fair to every side.
 
 Sides: "native" and "reference" are ours on the respective kernels, or one instruction set by its name; "transformers" is the library;
-"llama.cpp" runs a given llama-bench on a given file.
+"llama.cpp" runs a given llama-bench on a given file. peak_gb is what the process had resident at its height; on an accelerator, what its
+tensors took there.
 """
 from __future__ import annotations
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from ..config import ModelConfig, config_to_dict, parameters, resolve_config
-from ..device import choose_device, device_name
+from ..device import choose_device, device_name, max_memory_allocated
 from ..engine import Engine, Request, Sampling
 from ..errors import UserError
 from ..heap import keep_freed_memory
@@ -36,7 +36,7 @@ from ..ops import DTYPES
 from ..plan.size import state_size
 from .quiet import Timing, quiet_median
 
-COLUMNS = ("side", "kernels", "precision", "model", "context", "batch", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_rss_gb",
+COLUMNS = ("side", "kernels", "precision", "model", "context", "batch", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_gb",
            "clean_samples", "rejected_samples", "threads", "device", "torch", "transformers", "python", "date")
 PEERS = ("transformers", "llama.cpp")
 DECODED = 4096  # room for tokens after the prompt
@@ -54,6 +54,7 @@ class Case:
     samples: int = 3
     budget: float = 60.0
     decode: int = 32
+    device: str = "cpu"
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -67,16 +68,16 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def _row(case: Case, timing: Timing, steps: Timing | None) -> dict[str, Any]:
-    config = resolve_config(case.model)
-    rows = () if case.side in PEERS else kernel_rows(config, torch.device("cpu"), case.precision, _choice(case.side))
+    config, device = resolve_config(case.model), choose_device(case.device)
+    rows = () if case.side in PEERS else kernel_rows(config, device, case.precision, _choice(case.side))
     kernels = {row.source for row in rows}
     return {
         "side": case.side, "kernels": " ".join(sorted(kernels)) or ("" if case.side in PEERS else "reference"), "precision": case.precision,
         "model": case.model, "context": case.context, "batch": case.batch,
         "prefill_tokens_per_second": round(case.batch * case.context / timing.seconds, 1),
         "decode_tokens_per_second": round(case.batch * case.decode / steps.seconds, 2) if steps else "",
-        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3), "clean_samples": timing.clean,
-        "rejected_samples": timing.rejected, "threads": torch.get_num_threads(), "device": device_name(choose_device("cpu")),
+        "peak_gb": round(max_memory_allocated(device) / 1e9, 3), "clean_samples": timing.clean,
+        "rejected_samples": timing.rejected, "threads": torch.get_num_threads(), "device": device_name(device),
         "torch": torch.__version__, "transformers": metadata.version("transformers") if case.side == "transformers" else "",
         "python": platform.python_version(), "date": datetime.now(UTC).date().isoformat(),
     }
@@ -91,10 +92,10 @@ def _prompts(case: Case, vocabulary: int) -> list[torch.Tensor]:
 
 
 def _fathom(case: Case) -> tuple[Callable[[], object], Callable[[], object]]:
-    config = resolve_config(case.model)
+    config, device = resolve_config(case.model), choose_device(case.device)
     formats = _official_formats(config) if case.precision == "official" else None
-    model = Transformer(config, dtype=DTYPES[case.precision], precision=case.precision, formats=formats,
-                        rows=kernel_rows(config, torch.device("cpu"), case.precision, _choice(case.side)))
+    model = Transformer(config, dtype=DTYPES[case.precision], precision=case.precision, formats=formats, device=device,
+                        rows=kernel_rows(config, device, case.precision, _choice(case.side)))
     model.init_weights(0)
     size = state_size(config, case.precision)
     engine = Engine(model, sequences=case.batch, memory=case.batch * size.at(case.context + DECODED + config.block_size), prefix_cache=False,
@@ -122,21 +123,28 @@ def _transformers(case: Case) -> tuple[Callable[[], object], Callable[[], object
     torch.manual_seed(0)
     config = DeepseekV4Config(**config_to_dict(resolve_config(case.model).without_mtp()))
     config._attn_implementation = "eager"
-    model = DeepseekV4ForCausalLM(config).to(DTYPES[case.precision]).eval()
-    prompt = torch.stack(_prompts(case, config.vocab_size))
+    device = choose_device(case.device)
+    model = DeepseekV4ForCausalLM(config).to(device, DTYPES[case.precision]).eval()
+    prompt = torch.stack(_prompts(case, config.vocab_size)).to(device)
     kept: dict[str, Any] = {}
 
     @torch.no_grad()
     def prefill() -> None:
         out = model(prompt, use_cache=True, logits_to_keep=1)
-        kept.update(cache=out.past_key_values, token=out.logits[:, -1:].argmax(-1))
+        kept.update(cache=out.past_key_values, token=_picked(out.logits))
 
     @torch.no_grad()
     def step() -> None:
         out = model(kept["token"], past_key_values=kept["cache"], use_cache=True)
-        kept.update(cache=out.past_key_values, token=out.logits[:, -1:].argmax(-1))
+        kept.update(cache=out.past_key_values, token=_picked(out.logits))
 
     return prefill, step
+
+
+def _picked(logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest next tokens, waited for: what an accelerator was told and hasn't done isn't measured."""
+    token = logits[:, -1:].argmax(-1)
+    return token.cpu().to(token.device)
 
 
 def llama_cpp(program: str, file: str, case: Case) -> dict[str, Any]:
@@ -154,7 +162,7 @@ def llama_cpp(program: str, file: str, case: Case) -> dict[str, Any]:
         said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
         raise UserError("llama-bench", program, f"its JSON on standard output, not: {said[-1][:200]}") from None
     row = _row(case, Timing(case.context / prompt, 1, 0), Timing(case.decode / answer, 1, 0))
-    return row | {"peak_rss_gb": "", "torch": "", "model": Path(file).name}
+    return row | {"peak_gb": "", "torch": "", "model": Path(file).name}
 
 
 def run_cases(cases: Sequence[Case], say: Callable[[dict[str, Any]], None], llama: tuple[str, str] | None = None,
@@ -162,7 +170,7 @@ def run_cases(cases: Sequence[Case], say: Callable[[dict[str, Any]], None], llam
     """A row for each case, the median of so many rounds over all of them. Each measurement is a fresh process, told as it comes.
 
     Raises:
-        UserError: no round, an unknown side, or llama.cpp without its program and file.
+        UserError: no round, an unknown side, or llama.cpp without its program and file or on an accelerator.
     """
     if rounds < 1:
         raise UserError("rounds", rounds, "at least 1")
@@ -171,6 +179,8 @@ def run_cases(cases: Sequence[Case], say: Callable[[dict[str, Any]], None], llam
             raise UserError("side", case.side, f"one of native, {', '.join(KERNELS[1:])}, {', '.join(PEERS)}")
         if case.side == "llama.cpp" and llama is None:
             raise UserError("side", "llama.cpp", "needs --llama-bench PROGRAM and --llama-model FILE")
+        if case.side == "llama.cpp" and case.device != "cpu":
+            raise UserError("side", "llama.cpp", "is measured on the CPU only", "leave out --device")
     measured: list[list[dict[str, Any]]] = [[] for _ in cases]
     for _ in range(rounds):
         for case, rows in zip(cases, measured, strict=True):
@@ -194,7 +204,7 @@ def median_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows of one case as one: median speeds, the highest peak, all samples."""
     measured = [key for key in ("prefill_tokens_per_second", "decode_tokens_per_second") if rows[0][key] != ""]
     speeds = {key: round(median(row[key] for row in rows), 2) for key in measured}
-    peak = {} if rows[0]["peak_rss_gb"] == "" else {"peak_rss_gb": max(row["peak_rss_gb"] for row in rows)}
+    peak = {} if rows[0]["peak_gb"] == "" else {"peak_gb": max(row["peak_gb"] for row in rows)}
     return rows[0] | speeds | peak | {key: sum(row[key] for row in rows) for key in ("clean_samples", "rejected_samples")}
 
 

@@ -34,6 +34,7 @@ PLAIN_STRING = ANNOTATIONS | {"type", "minLength", "maxLength"}
 NOT_STRINGS = ("object", "array", "number", "boolean", "null")
 OBJECT_KEYS = ANNOTATIONS | {"type", "properties", "required", "additionalProperties", "$defs", "definitions", "$schema", "$id", "strict"}
 LONGEST_RAW = 10_000  # characters; a longer maxLength costs the lexer more than it is worth
+LEAST_RAW = 1_000  # characters; from a minLength of between 2 000 and 3 000 on the lexer refuses it. Beyond these a string is written as JSON
 
 
 def answer_grammar(dsml_id: int, tools: Sequence[Mapping[str, Any]], choice: str, parallel: bool, schema: Any, check: Check) -> str:
@@ -142,7 +143,7 @@ class Rules:
             return self.chosen([schema["const"]] if "const" in keys else schema["enum"], field)
         if schema.get("type") == "string" and set(schema) <= PLAIN_STRING:
             least, most = schema.get("minLength", 0), schema.get("maxLength")
-            if isinstance(least, int) and 0 <= least <= (LONGEST_RAW if most is None else most) and (most is None or most <= LONGEST_RAW):
+            if isinstance(least, int) and 0 <= least <= LEAST_RAW and (most is None or least <= most <= LONGEST_RAW):
                 return [self.raw(f"/(?s:.{{{least},{'' if most is None else most}}})/" if least or most is not None else "")]
         return [self.as_json({**schema, **shared}, field)]
 

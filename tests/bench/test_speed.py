@@ -13,7 +13,7 @@ from tests.oracle import tiny_config
 
 
 def row(prefill: float, decode: float | str, peak: float) -> dict[str, object]:
-    return {"side": "reference", "prefill_tokens_per_second": prefill, "decode_tokens_per_second": decode, "peak_rss_gb": peak, "clean_samples": 3,
+    return {"side": "reference", "prefill_tokens_per_second": prefill, "decode_tokens_per_second": decode, "peak_gb": peak, "clean_samples": 3,
             "rejected_samples": 1}
 
 
@@ -33,7 +33,7 @@ def test_sides_take_turns_for_so_many_rounds(tmp_path: Path, capsys: pytest.Capt
     with (tmp_path / "out" / "speed.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["side"], r["context"]) for r in rows] == [("reference", "64"), ("transformers", "64"), ("reference", "96")]
-    assert all(float(r["prefill_tokens_per_second"]) > 0 and float(r["decode_tokens_per_second"]) > 0 and float(r["peak_rss_gb"]) > 0 for r in rows)
+    assert all(float(r["prefill_tokens_per_second"]) > 0 and float(r["decode_tokens_per_second"]) > 0 and float(r["peak_gb"]) > 0 for r in rows)
     assert all(int(r["clean_samples"]) + int(r["rejected_samples"]) >= 2 for r in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"speed.csv", "speed-prefill.png", "speed-decode.png"}
 

@@ -1,6 +1,6 @@
 """How far bf16 takes a whole model from fp32: ours beside transformers', the same weights and tokens in both.
 
-    python -m tests.laws.closeness 2048 16384
+    python -m tests.laws.closeness 2048 16384 [--device auto]
 
 The distance is the root mean square of the logits' difference from the reference kernels' in fp32, as a share of these logits' own,
 over all positions. Every side reads the prompt in pieces with what it keeps in between; transformers reads its weights from a file,
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig, resolve_config
+from fathom.device import choose_device
 from fathom.model import Batch, Run, State, Transformer, kernel_rows
 from tests.oracle import build_oracle, randomise
 
@@ -25,7 +26,7 @@ PIECE = 2048
 def our_logits(model: Transformer, tokens: Tensor) -> Callable[[Tensor], Tensor]:
     """Continues one sequence piece by piece: tokens [N] → logits [N, vocab_size]."""
     blocks = torch.arange(-(-len(tokens) // model.config.block_size)).numpy()
-    state, at = State(model.config, num_slots=1, num_blocks=len(blocks), precision=model.precision), 0
+    state, at = State(model.config, num_slots=1, num_blocks=len(blocks), precision=model.precision, device=tokens.device), 0
 
     def proceed(piece: Tensor) -> Tensor:
         nonlocal at
@@ -48,10 +49,10 @@ def their_logits(oracle: torch.nn.Module) -> Callable[[Tensor], Tensor]:
     return proceed
 
 
-def in_bf16(plain: Transformer, choice: str) -> Transformer:
+def in_bf16(plain: Transformer, choice: str, device: torch.device) -> Transformer:
     """The same weights in bf16 on the kernels of this choice."""
-    rows = kernel_rows(plain.config, torch.device("cpu"), "bf16", choice)
-    model = Transformer(plain.config, dtype=torch.bfloat16, precision="bf16", rows=rows)
+    rows = kernel_rows(plain.config, device, "bf16", choice)
+    model = Transformer(plain.config, dtype=torch.bfloat16, precision="bf16", rows=rows, device=device)
     targets = model.tensors()
     for name, values in plain.tensors().items():
         targets[name].copy_(values)
@@ -67,25 +68,31 @@ def theirs_in_bf16(plain: Transformer) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def distances(config: ModelConfig, length: int, say: Callable[[str, float], None] = lambda side, distance: None) -> dict[str, float]:
-    """Each side's distance from fp32 on one random prompt of `length` tokens."""
+def distances(config: ModelConfig, length: int, say: Callable[[str, float], None] = lambda side, distance: None,
+              device: torch.device | None = None) -> dict[str, float]:
+    """Each side's distance from fp32 on one random prompt of `length` tokens; all on `device`, the CPU unless given."""
+    device = device or torch.device("cpu")
     plain = randomise(Transformer(config), 7)
-    tokens = torch.randint(0, config.vocab_size, (length,), generator=torch.Generator().manual_seed(length))
-    reference = our_logits(plain, tokens)
-    exact = [reference(piece) for piece in tokens.split(PIECE)]
-    size = sum(part.double().square().sum() for part in exact)
-    sides = {"native": lambda: our_logits(in_bf16(plain, "auto"), tokens), "reference": lambda: our_logits(in_bf16(plain, "reference"), tokens),
-             "transformers": lambda: their_logits(theirs_in_bf16(plain))}
-    found = {}
-    for side, begin in sides.items():
-        proceed = begin()
-        off = sum((proceed(piece).double() - part).square().sum() for piece, part in zip(tokens.split(PIECE), exact, strict=True))
-        found[side] = float((off / size).sqrt())
-        say(side, found[side])
+    tokens = torch.randint(0, config.vocab_size, (length,), generator=torch.Generator().manual_seed(length)).to(device)
+    sides = {"native": lambda: our_logits(in_bf16(plain, "auto", device), tokens)} if device.type == "cpu" else {}
+    sides |= {"reference": lambda: our_logits(in_bf16(plain, "reference", device), tokens),
+              "transformers": lambda: their_logits(theirs_in_bf16(plain).to(device))}
+    begun = {side: begin() for side, begin in sides.items()}
+    reference = our_logits(plain.to(device), tokens)
+    off, size = dict.fromkeys(begun, 0.0), 0.0
+    for piece in tokens.split(PIECE):
+        exact = reference(piece).double().cpu()
+        size += float(exact.square().sum())
+        for side, proceed in begun.items():
+            off[side] += float((proceed(piece).double().cpu() - exact).square().sum())
+    found = {side: (part / size) ** 0.5 for side, part in off.items()}
+    for side, distance in found.items():
+        say(side, distance)
     return found
 
 
 if __name__ == "__main__":
-    for length in map(int, sys.argv[1:]):
+    choice = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else "cpu"
+    for length in map(int, filter(str.isdigit, sys.argv[1:])):
         print(f"{length} tokens")
-        distances(resolve_config("bench-130m"), length, lambda side, distance: print(f"{side:14}{distance:.4f}", flush=True))
+        distances(resolve_config("bench-130m"), length, lambda side, distance: print(f"{side:14}{distance:.4f}", flush=True), choose_device(choice))

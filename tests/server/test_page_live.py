@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.check]
 needs_browser = pytest.mark.needs("chromium", "module:playwright")
 TOOLS = [{"name": "look_up", "description": "Finds a word.", "strict": True, "parameters": {
     "type": "object", "properties": {"word": {"type": "string", "enum": ["fathom", "deep"]}}, "required": ["word"], "additionalProperties": False}}]
+LONG = [{"name": "recite", "strict": True, "parameters": {  # a call of it can't end early, whatever the model would like
+    "type": "object", "properties": {"text": {"type": "string", "minLength": 5000}}, "required": ["text"], "additionalProperties": False}}]
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +70,17 @@ def test_a_conversation_costs_what_the_ledger_says(visit, live):
 @needs_browser
 def test_what_was_stopped_is_billed_as_far_as_it_came(visit, live):
     before = ledger_cost(live)
-    settings(visit, maxTokens=400, temperature=0)
+    settings(visit, tools=json.dumps(LONG), choice="required", maxTokens=1800, seed=0)
+    visit.mode("No thinking")
     visit.ask("Go on and on", wait=False)
-    visit.page.wait_for_function("() => document.querySelector('.thought, .prose').textContent")
+    visit.page.wait_for_selector(".call pre:not(:empty)")
     visit.page.keyboard.press("Escape")
     visit.wait()
     live.until_idle()
     visit.page.wait_for_selector(".figures .price")
     conversation = kept(visit)
     (answer,) = (node for node in conversation["nodes"].values() if node["role"] == "assistant")
+    assert answer["finish"] == "stopped" and 0 < answer["usage"]["output"] < 1800
     assert conversation["spent"]["cost"] == answer["cost"] == ledger_cost(live) - before > 0
     shown = visit.own("#turns")
     visit.page.reload()

@@ -200,6 +200,15 @@ def test_no_control_token_but_where_the_grammar_says(grammars, tokenizer):
         constraint.accept(token)
 
 
+@pytest.mark.parametrize("rule", [{"minLength": 5000}, {"minLength": 5000, "maxLength": 5000}, {"maxLength": 50_000}])
+def test_a_string_argument_may_have_to_be_long(grammars, tokenizer, rule):
+    """The lexer can't count that far in a raw string; it is written as JSON then."""
+    parameters = {"type": "object", "properties": {"text": {"type": "string", **rule}}, "required": ["text"]}
+    tool = {"name": "recite", "strict": True, "parameters": parameters}
+    constraint = grammars.constraint(thinking=False, tools=[tool], choice="required")
+    assert constraint.mask().any() and not constraint.broken
+
+
 def test_a_value_cannot_spell_the_end_of_itself(grammars, tokenizer):
     constraint = grammars.constraint(thinking=False, tools=[FREE], choice="required")
     text = answer("free-1", {"q": "x"})
