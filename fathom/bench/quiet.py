@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+STAT = Path("/proc/stat")
 FOREIGN = 0.12  # CPU seconds per second that others may use during a sample
 
 
@@ -25,14 +26,14 @@ class Timing:
     rejected: int
 
 
-def quiet_median(work: Callable[[], object], *, samples: int, budget: float, warm_up: int = 1) -> Timing:
-    """Median seconds of `work` over `samples` clean runs, trying for at most `budget` seconds."""
+def quiet_median(work: Callable[[], object], *, samples: int, budget: float, warm_up: int = 1, most: int = 1 << 30) -> Timing:
+    """Median seconds of `work` over `samples` clean runs, trying for at most `budget` seconds and `most` runs beside those to warm up."""
     for _ in range(warm_up):
         work()
     clean: list[float] = []
     every: list[float] = []
     begin = time.perf_counter()
-    while len(clean) < samples and (not every or time.perf_counter() - begin < budget):
+    while len(clean) < samples and len(every) < most and (not every or time.perf_counter() - begin < budget):
         before, start = _foreign(), time.perf_counter()
         work()
         seconds = time.perf_counter() - start
@@ -46,12 +47,11 @@ def quiet_median(work: Callable[[], object], *, samples: int, budget: float, war
 
 def _foreign() -> float | None:
     """CPU seconds that other processes have used so far on the cores that this one may run on; None where the system doesn't tell."""
-    stat = Path("/proc/stat")
-    if not stat.exists() or not hasattr(os, "sched_getaffinity"):
+    if not STAT.exists() or not hasattr(os, "sched_getaffinity"):
         return None
     mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     ticks, own = 0, os.times()
-    for name, *counts in map(str.split, stat.read_text().splitlines()):
+    for name, *counts in map(str.split, STAT.read_text().splitlines()):
         if name in mine:
             user, nice, system, _, _, irq, soft, steal = map(int, counts[:8])
             ticks += user + nice + system + irq + soft + steal

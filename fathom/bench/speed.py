@@ -39,7 +39,7 @@ from .quiet import Timing, quiet_median
 COLUMNS = ("side", "kernels", "precision", "model", "context", "batch", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_gb",
            "clean_samples", "rejected_samples", "threads", "device", "torch", "transformers", "python", "date")
 PEERS = ("transformers", "llama.cpp")
-DECODED = 4096  # room for tokens after the prompt
+DECODED = 4096  # room for tokens after the prompt, where the model's context has it
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ def measure(case: Case) -> dict[str, Any]:
         keep_freed_memory()
     prefill, step = (_transformers if case.side == "transformers" else _fathom)(case)
     timing = quiet_median(prefill, samples=case.samples, budget=case.budget, warm_up=int(case.context <= 65536))
-    steps = quiet_median(lambda: [step() for _ in range(case.decode)], samples=case.samples, budget=case.budget / 2) if case.decode else None
+    steps = None
+    if case.decode:
+        most = room(case) // case.decode - 1  # one to warm up
+        steps = quiet_median(lambda: [step() for _ in range(case.decode)], samples=case.samples, budget=case.budget / 2, most=most)
     return _row(case, timing, steps)
 
 
@@ -83,6 +86,11 @@ def _row(case: Case, timing: Timing, steps: Timing | None) -> dict[str, Any]:
     }
 
 
+def room(case: Case) -> int:
+    """Tokens that can be decoded after the prompt and its first token."""
+    return min(DECODED, resolve_config(case.model).max_position_embeddings - case.context - 1)
+
+
 def _choice(side: str) -> str:
     return "auto" if side == "native" else side
 
@@ -97,8 +105,8 @@ def _fathom(case: Case) -> tuple[Callable[[], object], Callable[[], object]]:
     model = Transformer(config, dtype=DTYPES[case.precision], precision=case.precision, formats=formats, device=device,
                         rows=kernel_rows(config, device, case.precision, _choice(case.side)))
     model.init_weights(0)
-    size = state_size(config, case.precision)
-    engine = Engine(model, sequences=case.batch, memory=case.batch * size.at(case.context + DECODED + config.block_size), prefix_cache=False,
+    size, more = state_size(config, case.precision), 1 + room(case)
+    engine = Engine(model, sequences=case.batch, memory=case.batch * size.at(case.context + more + config.block_size), prefix_cache=False,
                     speculate="off")
     prompts = [tuple(p.tolist()) for p in _prompts(case, config.vocab_size)]
     answers: list[Iterator[Any]] = []
@@ -106,7 +114,7 @@ def _fathom(case: Case) -> tuple[Callable[[], object], Callable[[], object]]:
     def prefill() -> None:
         for answer in answers:
             answer.close()  # type: ignore[attr-defined]
-        answers[:] = [engine.generate(Request(prompt, DECODED, Sampling(temperature=0))) for prompt in prompts]
+        answers[:] = [engine.generate(Request(prompt, more, Sampling(temperature=0))) for prompt in prompts]
         for answer in answers:
             next(answer)
 
@@ -179,6 +187,9 @@ def run_cases(cases: Sequence[Case], say: Callable[[dict[str, Any]], None], llam
             raise UserError("side", case.side, f"one of native, {', '.join(KERNELS[1:])}, {', '.join(PEERS)}")
         if case.side == "llama.cpp" and llama is None:
             raise UserError("side", "llama.cpp", "needs --llama-bench PROGRAM and --llama-model FILE")
+        if room(case) < 2 * case.decode:
+            raise UserError("context", case.context, f"with the first token and {2 * case.decode} more at least within the model's context",
+                            "take a shorter one, or a smaller --decode")
         if case.side == "llama.cpp" and case.device != "cpu":
             raise UserError("side", "llama.cpp", "is measured on the CPU only", "leave out --device")
     measured: list[list[dict[str, Any]]] = [[] for _ in cases]

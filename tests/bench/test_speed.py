@@ -1,10 +1,12 @@
 """`fathom bench` on a small model: real processes, rounds, medians, the CSV and the plots."""
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from fathom.bench import quiet
 from fathom.bench.speed import Case, median_row, run_cases
 from fathom.cli import main
 from fathom.config import config_to_dict
@@ -38,8 +40,38 @@ def test_sides_take_turns_for_so_many_rounds(tmp_path: Path, capsys: pytest.Capt
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"speed.csv", "speed-prefill.png", "speed-decode.png"}
 
 
-@pytest.mark.parametrize(("side", "rounds", "field"), [("reference", 0, "rounds"), ("vllm", 1, "side"), ("llama.cpp", 1, "side")])
-def test_what_cannot_be_measured_is_refused(side: str, rounds: int, field: str) -> None:
+@pytest.mark.parametrize(("case", "rounds", "field"), [
+    (Case("reference", "bench-130m", "bf16", 64, 1), 0, "rounds"), (Case("vllm", "bench-130m", "bf16", 64, 1), 1, "side"),
+    (Case("llama.cpp", "bench-130m", "bf16", 64, 1), 1, "side"), (Case("native", "bench-130m", "bf16", 1 << 20, 1), 1, "context"),
+])
+def test_what_cannot_be_measured_is_refused(case: Case, rounds: int, field: str) -> None:
     with pytest.raises(UserError) as refused:
-        run_cases([Case(side, "bench-130m", "bf16", 64, 1)], print, rounds=rounds)
+        run_cases([case], print, rounds=rounds)
     assert refused.value.field == field
+
+
+def test_a_prompt_may_nearly_fill_the_context(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_to_dict(tiny_config(max_position_embeddings=128))))
+    [row] = run_cases([Case("reference", str(tmp_path), "bf16", 119, 1, samples=50, budget=5.0, decode=2)], lambda row: None)
+    assert float(row["decode_tokens_per_second"]) > 0
+
+
+def test_others_on_the_same_cores_disturb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On cores that this process may not use anybody may do anything."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    busy = {"cpu0": 0, "cpu1": 0}
+
+    def work(core: str, share: float) -> None:
+        busy[core] += round(share * 100 * ticks)
+        lines = [f"cpu  {sum(busy.values())} 0 0 9 9 0 0 0 0 0", *(f"{name} {n} 0 0 9 9 0 0 0 0 0" for name, n in busy.items()), "intr 5 6"]
+        (tmp_path / "stat").write_text("\n".join(lines))
+        clock[0] += 100
+
+    clock = [0.0]
+    monkeypatch.setattr(quiet, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(quiet.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1})
+    work("cpu0", 1)
+    for core, share, clean in (("cpu0", 1.0, 1), ("cpu1", 0.05, 1), ("cpu1", 0.5, 0)):
+        timing = quiet.quiet_median(lambda c=core, s=share: work(c, s), samples=1, budget=0, warm_up=0)
+        assert (timing.clean, timing.rejected) == (clean, 1 - clean), core
