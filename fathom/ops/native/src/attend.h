@@ -117,9 +117,9 @@ struct Softmax {  // of one unit
     float* logits(int64_t slot, int64_t g) { return products + slot * PIECE * groups * LANES + g * LANES; }
     bf16* packed_values(int64_t slot) { return values + slot * wide * PIECE; }
 
-    // The next n keys (rows[0 … n)), of which lane l sees from[l] … to[l].
+    // The next n keys (rows[0 … n)), of which lane l sees from[l] … to[l]; or all of them, if `all`.
     template <Visit visit>
-    void piece(int n, float scale) {
+    void piece(int n, float scale, bool all) {
         int64_t slot = visit == MEASURE && pieces < kept ? pieces : 0;
         int even = (int)ceil_div(n, ALIGN) * ALIGN;
         for (int i = n; i < even; i++) rows[i] = nothing;
@@ -127,73 +127,85 @@ struct Softmax {  // of one unit
         ::fathom::FATHOM_ISA::products(rows, n, packs, groups, C, logits(slot, 0));
         if (visit != MEASURE || pieces < kept) pack_values(packed_values(slot), rows, even, C);
         for (int64_t g = 0; g < groups; g++) {
-            vf peak = mask(slot, g, n, scale);
-            if constexpr (visit == RUNNING) run(g, n, peak);
-            if constexpr (visit == MEASURE) measure(slot, g, n, peak);
-            if constexpr (visit == WEIGH) weigh_group(slot, g);
+            if (!all) mask(slot, g, n);
+            vf peak = peak_of(slot, g, n) * scale;
+            if constexpr (visit == RUNNING) run(g, n, peak, scale);
+            if constexpr (visit == MEASURE) measure(slot, g, n, peak, scale);
+            if constexpr (visit == WEIGH) weigh_group(slot, g, scale);
         }
         pieces++;
     }
 
-    // Scales the logits, takes away what a lane doesn't see, and gives each lane's largest.
-    vf mask(int64_t slot, int64_t g, int n, float scale) {
+    // Takes away what a lane doesn't see.
+    void mask(int64_t slot, int64_t g, int n) {
         vi first, last;
         memcpy(&first, from + g * LANES, 64), memcpy(&last, to + g * LANES, 64);
-        vf peak = splat(-__builtin_inff());
         float* at = logits(slot, g);
         for (int i = 0; i < n; i++, at += groups * LANES) {
             vi key = (vi)splat_u(i);
-            vf v = (key >= first) & (key < last) ? load(at) * scale : splat(-__builtin_inff());
-            store(at, v);
-            peak = max(peak, v);
+            store(at, (key >= first) & (key < last) ? load(at) : splat(-__builtin_inff()));
         }
+    }
+
+    // Each lane's largest product. Scaling keeps the order.
+    vf peak_of(int64_t slot, int64_t g, int n) {
+        vf peak = splat(-__builtin_inff());
+        const float* at = logits(slot, g);
+        for (int i = 0; i < n; i++, at += groups * LANES) peak = max(peak, load(at));
         return peak;
     }
 
+    // Weights of the piece's keys for `weigh`, by a function of their number; keys that don't exist weigh nothing.
+    template <class Weigh>
+    void put_all(int n, int even, Weigh&& weight) {
+        for (int i = 0; i < even; i += ALIGN) {
+            vu pairs[LANES];
+            for (int j = 0; j < LANES; j++) {
+                int key = i + 2 * j;
+                vf a = key < n ? weight(key) : vf{}, b = key + 1 < n ? weight(key + 1) : vf{};
+                pairs[j] = __builtin_convertvector(narrow(a), vu) | __builtin_convertvector(narrow(b), vu) << 16;
+            }
+            put_weights(weights, i, pairs);
+        }
+    }
+
     // One visit for everything: what was summed up so far fades as the maximum grows.
-    void run(int64_t g, int n, vf peak) {
+    void run(int64_t g, int n, vf peak, float scale) {
         vf old = load(top + g * LANES), highest = max(old, peak), fade = exp(old - highest), sum_ = load(below + g * LANES) * fade;
         const float* at = logits(0, g);
         int64_t step = groups * LANES;
         int even = (int)ceil_div(n, ALIGN) * ALIGN;
-        for (int i = 0; i < even; i += 2) {
-            vf a = i < n ? exp(load(at + i * step) - highest) : vf{}, b = i + 1 < n ? exp(load(at + (i + 1) * step) - highest) : vf{};
-            sum_ += a;
-            sum_ += b;
-            put_weights(i, a, b);
-        }
+        put_all(n, even, [&](int key) __attribute__((always_inline)) {
+            vf weight = exp(load(at + key * step) * scale - highest);
+            sum_ += weight;
+            return weight;
+        });
         store(top + g * LANES, highest), store(below + g * LANES, sum_);
         add_values(0, g, even, fade);
     }
 
-    void measure(int64_t slot, int64_t g, int n, vf peak) {
+    void measure(int64_t slot, int64_t g, int n, vf peak, float scale) {
         vf old = load(top + g * LANES), highest = max(old, peak), sum_ = load(below + g * LANES) * exp(old - highest);
         const float* at = logits(slot, g);
-        for (int i = 0; i < n; i++, at += groups * LANES) sum_ += exp(load(at) - highest);
+        for (int i = 0; i < n; i++, at += groups * LANES) sum_ += exp(load(at) * scale - highest);
         store(top + g * LANES, highest), store(below + g * LANES, sum_);
     }
 
-    void weigh_group(int64_t slot, int64_t g) {
+    void weigh_group(int64_t slot, int64_t g, float scale) {
         vf highest = load(top + g * LANES), share = 1.f / load(below + g * LANES);
         const float* at = logits(slot, g);
         int64_t step = groups * LANES;
         int n = counts[slot], even = (int)ceil_div(n, ALIGN) * ALIGN;
-        for (int i = 0; i < even; i += 2)
-            put_weights(i, i < n ? exp(load(at + i * step) - highest) * share : vf{}, i + 1 < n ? exp(load(at + (i + 1) * step) - highest) * share : vf{});
+        put_all(n, even, [&](int key) __attribute__((always_inline)) { return exp(load(at + key * step) * scale - highest) * share; });
         add_values(slot, g, even, splat(1.f));
     }
 
     // The second visit to all pieces, if they were kept.
-    bool weigh_kept() {
+    bool weigh_kept(float scale) {
         if (pieces > kept) return false;
         for (int64_t slot = 0; slot < pieces; slot++)
-            for (int64_t g = 0; g < groups; g++) weigh_group(slot, g);
+            for (int64_t g = 0; g < groups; g++) weigh_group(slot, g, scale);
         return true;
-    }
-
-    void put_weights(int i, vf a, vf b) {
-        vu low = __builtin_convertvector(narrow(a), vu), high = __builtin_convertvector(narrow(b), vu);
-        store_u(weights + i / 2 * LANES, low | high << 16);
     }
 
     void add_values(int64_t slot, int64_t g, int even, vf fade) {
@@ -213,8 +225,7 @@ FATHOM_INLINE void see(Softmax& s, const Unit& u, int64_t i, int64_t a, int64_t 
 
 // All keys of a unit, piece by piece.
 template <Visit visit>
-static void visit_pieces(const Attend& a, const Unit& u, Softmax& s) {
-    float scale = 1.f / __builtin_sqrtf((float)a.C);
+static void visit_pieces(const Attend& a, const Unit& u, Softmax& s, float scale) {
     const Run& run = a.runs[u.run];
     int64_t p0 = run.start + u.q0 - run.first, p1 = p0 + u.queries;  // positions of the queries
     int64_t oldest = larger(0, p0 - a.W + 1);
@@ -222,7 +233,7 @@ static void visit_pieces(const Attend& a, const Unit& u, Softmax& s) {
         int64_t k1 = smaller(p1, (k0 / PIECE + 1) * PIECE);
         for (int64_t k = k0; k < k1; k++) s.rows[k - k0] = k < oldest ? s.nothing : a.key(a.window, a.window_base[u.run] + k, s.decoded + (k - k0) * s.wide);
         for (int64_t i = 0; i < u.queries; i++) see(s, u, i, p0 + i - a.W + 1 - k0, p0 + i + 1 - k0);
-        s.piece<visit>((int)(k1 - k0), scale);
+        s.piece<visit>((int)(k1 - k0), scale, false);
         k0 = k1;
     }
     if (a.ratio && !a.chosen) {
@@ -231,7 +242,7 @@ static void visit_pieces(const Attend& a, const Unit& u, Softmax& s) {
             int64_t e1 = smaller(visible, e0 + PIECE);
             for (int64_t e = e0; e < e1; e++) s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, e), s.decoded + (e - e0) * s.wide);
             for (int64_t i = 0; i < u.queries; i++) see(s, u, i, 0, (p0 + i + 1) / a.ratio - e0);
-            s.piece<visit>((int)(e1 - e0), scale);
+            s.piece<visit>((int)(e1 - e0), scale, e1 <= (p0 + 1) / a.ratio);
         }
     } else if (a.ratio) {  // one query a unit
         const int64_t* list = a.chosen + u.q0 * a.k;
@@ -241,8 +252,7 @@ static void visit_pieces(const Attend& a, const Unit& u, Softmax& s) {
             int64_t e1 = smaller(count, e0 + PIECE);
             for (int64_t e = e0; e < e1; e++)
                 s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, list[e] - a.entry_base[u.run]), s.decoded + (e - e0) * s.wide);
-            see(s, u, 0, 0, e1 - e0);
-            s.piece<visit>((int)(e1 - e0), scale);
+            s.piece<visit>((int)(e1 - e0), scale, true);
         }
     }
 }
@@ -261,14 +271,21 @@ static void attend_unit(const Attend& a, const Unit& u) {
         int64_t n = smaller(LANES, lanes - l);
         pack_lanes(s.packs + l / LANES * panel_size(C), a.q + (u.q0 * a.H + u.h0 + l) * C, C, n, C);
     }
-    if (!twice) visit_pieces<RUNNING>(a, u, s);
-    else if (visit_pieces<MEASURE>(a, u, s); !s.weigh_kept()) visit_pieces<WEIGH>(a, u, s);
+    float scale = 1.f / __builtin_sqrtf((float)C);
+    if (!twice) visit_pieces<RUNNING>(a, u, s, scale);
+    else if (visit_pieces<MEASURE>(a, u, s, scale); !s.weigh_kept(scale)) visit_pieces<WEIGH>(a, u, s, scale);
     for (int64_t l = 0; l < lanes; l++) {
         bf16* to = a.out + ((u.q0 + l / u.heads) * a.H + u.h0 + l % u.heads) * C;
-        for (int64_t c = 0; c < C; c += LANES) {
-            vf value = load(s.total + l * s.wide + c);
-            store_some(to + c, twice ? value : value / s.below[l], C - c);
+        vf below = splat(twice ? 1.f : s.below[l]);
+        if (folded(C)) {
+            for (int64_t c = 0; c < C; c += 2 * LANES) {
+                vf a_ = load(s.total + l * s.wide + c) / below, b_ = load(s.total + l * s.wide + c + LANES) / below;
+                unfold(a_, b_);
+                store_bf(to + c, a_), store_bf(to + c + LANES, b_);
+            }
+            continue;
         }
+        for (int64_t c = 0; c < C; c += LANES) store_some(to + c, load(s.total + l * s.wide + c) / below, C - c);
     }
 }
 
@@ -286,8 +303,12 @@ static void attend(const bf16* q, int64_t H, int64_t C, const void* window, int6
         units += ceil_div(runs[r].length, a.queries) * a.splits();
     }
     a.first_unit[R] = units;
-#pragma omp parallel for schedule(dynamic) if (units > 1)
-    for (int64_t i = 0; i < units; i++) attend_unit(a, a.unit(i));
+#pragma omp parallel if (units > 1)
+    {
+        Tiles tiles;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < units; i++) attend_unit(a, a.unit(i));
+    }
 }
 
 }  // namespace FATHOM_ISA

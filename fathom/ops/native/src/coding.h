@@ -31,9 +31,7 @@ FATHOM_INLINE float largest(const float* x, int64_t n) {
         vf v = load_some(x + i, n - i);
         top = max(top, (vf)((vu)v & 0x7fffffffu));
     }
-    float out = 0;
-    for (int i = 0; i < LANES; i++) out = max(out, top[i]);
-    return out;
+    return highest(top);
 }
 
 // x to the nearest E4M3 (|x| at most 448), as fp32.
@@ -72,8 +70,9 @@ FATHOM_INLINE void quantise_row(bf16* y, const bf16* x, int64_t K) {
         int64_t n = smaller(ACTIVATION_RUN, K - k);
         float v[ACTIVATION_RUN];
         widen_row(v, x + k, n);
-        vf scale = power_of_two(splat_u(scale_code(largest(v, n), FLOOR, 1.f / 448.f)));
-        for (int64_t i = 0; i < n; i += LANES) store_some(y + k + i, round_e4m3(load_some(v + i, n - i) / scale) * scale, n - i);
+        uint32_t code = scale_code(largest(v, n), FLOOR, 1.f / 448.f);
+        vf scale = power_of_two(splat_u(code)), inverse = code < 255 ? power_of_two(splat_u(254 - code)) : vf{};
+        for (int64_t i = 0; i < n; i += LANES) store_some(y + k + i, round_e4m3(load_some(v + i, n - i) * inverse) * scale, n - i);
     }
 }
 
@@ -109,16 +108,16 @@ static void encode_entries(const bf16* x, int64_t rows, int64_t C, int64_t R, ui
 }
 
 FATHOM_INLINE void decode_entry(bf16* y, const uint8_t* row, int64_t C, int64_t R) {
-    typedef uint8_t vb __attribute__((vector_size(16)));
-    int64_t plain = C - R;
+    int64_t plain = C - R, c = 0;
     const uint8_t* scales = row + plain + 2 * R;
     memcpy(y + plain, row + plain, 2 * R);
-    for (int64_t c = 0; c < plain; c += LANES) {
+    for (; c + 32 <= plain; c += 32) store_u(y + c, pairs_e4m3(row + c, power_of_two(splat_u(scales[c / ENTRY_RUN]))));
+    for (; c < plain; c += LANES) {
         int64_t n = smaller(LANES, plain - c);
-        vb bytes = {};
-        memcpy(&bytes, row + c, n);
+        uint8_t bytes[LANES] = {};
+        memcpy(bytes, row + c, n);
         vf scale = power_of_two(splat_u(scales[c / ENTRY_RUN]));
-        store_some(y + c, from_e4m3(__builtin_convertvector(bytes, vu)) * scale, n);
+        store_some(y + c, from_e4m3(widen_bytes(bytes)) * scale, n);
     }
 }
 
@@ -157,11 +156,17 @@ FATHOM_INLINE void encode_key(uint8_t* row, const bf16* x, int64_t C) {
 }
 
 FATHOM_INLINE void decode_key(bf16* y, const uint8_t* row, int64_t C) {
-    for (int64_t c = 0; c < C; c += LANES) {
-        int64_t n = smaller(LANES, C - c);
-        vu nibbles = {};
-        for (int64_t i = 0; i < n; i++) nibbles[i] = row[(c + i) / 2] >> ((c + i) % 2 * 4) & 15;
-        store_some(y + c, from_e2m1(nibbles) * power_of_two(splat_u(row[C / 2 + c / KEY_RUN])), n);
+    for (int64_t c = 0; c < C; c += KEY_RUN) {
+        PairScale scale = pair_scale(splat_u(row[C / 2 + c / KEY_RUN]));
+        if (c + KEY_RUN <= C) {
+            store_u(y + c, scale_pairs(pairs_e2m1(row + c / 2), scale));
+            continue;
+        }
+        uint8_t rest[LANES] = {};
+        bf16 values[KEY_RUN];
+        memcpy(rest, row + c / 2, (C - c) / 2);
+        store_u(values, scale_pairs(pairs_e2m1(rest), scale));
+        memcpy(y + c, values, (C - c) * sizeof(bf16));
     }
 }
 

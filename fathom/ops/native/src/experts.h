@@ -75,21 +75,21 @@ struct Experts {
 
     float weight(int64_t row) const { return places.slot[row] == K ? 1.f : weights[places.token[row] * K + places.slot[row]]; }
 
-    // Rows of a block as the products want them. `prepared` has room for one more row behind them.
+    // Rows of a block as the products want them. `prepared` has room for one more row behind them. rounded: to E4M3 before.
     template <class Row>
-    void prepare(bf16* prepared, const Blocks& b, int64_t width, Row&& row) const {
-        bf16* rounded = prepared + GROUP * ROWS * larger(padded(D), padded(I));
+    void prepare(bf16* prepared, const Blocks& b, int64_t width, bool rounded, Row&& row) const {
+        bf16* spare = prepared + GROUP * ROWS * larger(padded(D), padded(I));
         for (int i = 0; i < b.count; i++)
             for (int r = 0; r < b.rows[i]; r++) {
                 const bf16* from = row(i * ROWS + r);
-                if (official) quantise_row(rounded, from, width), from = rounded;
+                if (rounded) quantise_row(spare, from, width), from = spare;
                 prepare_row(prepared + i * ROWS * padded(width), r, b.rows[i], from, width);
             }
     }
 
     // Rows a … of `places`, all of one expert, through gate and up (panels p0 … p1) into h [rows][I].
     void up(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, bf16* h) const {
-        prepare(prepared, b, D, [&](int row) { return x + places.token[a + row] * D; });
+        prepare(prepared, b, D, false, [&](int row) { return x + places.token[a + row] * D; });
         panels(prepared, b.rows, b.count, gate_up[expert], p0, p1, unpacked,
                [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
                    swiglu(h + row * I, I, panel, v, n, limit, weight(a + row), official);
@@ -98,7 +98,7 @@ struct Experts {
 
     // And through down, to their places.
     void out(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, const bf16* h) const {
-        prepare(prepared, b, I, [&](int row) { return h + row * I; });
+        prepare(prepared, b, I, official, [&](int row) { return h + row * I; });
         panels(prepared, b.rows, b.count, down[expert], p0, p1, unpacked,
                [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
                    bf16* to = y + (places.token[a + row] * (K + 1) + places.slot[a + row]) * D;
@@ -119,14 +119,18 @@ struct Experts {
         int64_t n = 0;
         for (int64_t e = E; e >= 0; e--)
             for (int64_t a = places.first[e]; a < places.first[e + 1]; a += size) job[2 * n] = e, job[2 * n + 1] = a, n++;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (int64_t j = 0; j < jobs; j++) {
-            int64_t e = job[2 * j], a = job[2 * j + 1];
-            Blocks b = cut(smaller(size, places.first[e + 1] - a));
-            bf16* prepared = (bf16*)fathom_scratch(THREAD, (prepared_size() + unpacked_size() + size * I) * sizeof(bf16));
-            bf16 *unpacked = prepared + prepared_size(), *h = unpacked + unpacked_size();
-            up(e, a, b, 0, panel_count(gate_up[e]), prepared, unpacked, h);
-            out(e, a, b, 0, panel_count(down[e]), prepared, unpacked, h);
+#pragma omp parallel num_threads(threads)
+        {
+            Tiles tiles;
+#pragma omp for schedule(dynamic)
+            for (int64_t j = 0; j < jobs; j++) {
+                int64_t e = job[2 * j], a = job[2 * j + 1];
+                Blocks b = cut(smaller(size, places.first[e + 1] - a));
+                bf16* prepared = (bf16*)fathom_scratch(THREAD, (prepared_size() + unpacked_size() + size * I) * sizeof(bf16));
+                bf16 *unpacked = prepared + prepared_size(), *h = unpacked + unpacked_size();
+                up(e, a, b, 0, panel_count(gate_up[e]), prepared, unpacked, h);
+                out(e, a, b, 0, panel_count(down[e]), prepared, unpacked, h);
+            }
         }
     }
 
@@ -140,6 +144,7 @@ struct Experts {
             if (places.first[e + 1] > places.first[e]) active[n++] = e;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
+            Tiles tiles;
             bf16* prepared = (bf16*)fathom_scratch(THREAD, (prepared_size() + unpacked_size()) * sizeof(bf16));
             bf16* unpacked = prepared + prepared_size();
 #pragma omp for schedule(dynamic)
@@ -159,8 +164,13 @@ struct Experts {
 static void experts(const bf16* x, int64_t T, int64_t D, int64_t I, const float* weights, const int64_t* chosen, int64_t K, int64_t E,
                     const Weight* gate_up, const Weight* down, const uint8_t* active, float limit, bool official, bf16* rows) {
     int64_t most = T * (K + 1);
+    int64_t* numbers = (int64_t*)fathom_scratch(CALL, (E + 2 + 2 * most) * sizeof(int64_t) + (official ? T * D * sizeof(bf16) : 0));
+    if (official) {  // once, not for each of a token's experts
+        bf16* rounded = (bf16*)(numbers + E + 2 + 2 * most);
+        quantise(x, T, D, rounded);
+        x = rounded;
+    }
     Experts job{x, T, D, I, K, E, weights, gate_up, down, limit, official, {}, rows};
-    int64_t* numbers = (int64_t*)fathom_scratch(CALL, (E + 2 + 2 * most) * sizeof(int64_t));
     job.places = {numbers, numbers + E + 2, numbers + E + 2 + most};
     arrange(chosen, T, K, E, active, job.places);
     int threads = omp_get_max_threads();

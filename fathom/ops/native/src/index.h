@@ -33,48 +33,75 @@ struct Candidates {  // of one query; ascending entries
     float bar;  // what a score must beat
 };
 
+FATHOM_INLINE vi ordered(vf score) { return (vi)score ^ (((vi)score >> 31) & 0x7fffffff); }  // integers in the order of the reals
+
+FATHOM_INLINE vf as_score(int64_t key) { return (vf)ordered((vf)splat_i((int32_t)(key == -1 ? -2 : key))); }  // -0 isn't below 0
+
 // Cuts the list back to its k best, if it is longer.
 static void cut_back(Candidates& c, int64_t k) {
     if (c.count <= k) return;
-    auto ordered = [](vi bits) { return bits ^ ((bits >> 31) & 0x7fffffff); };  // floats as integers, in the order of the reals
     int64_t n = c.count;
     for (int64_t i = n; i % LANES; i++) c.score[i] = -__builtin_inff();
-    auto at_least = [&](int64_t bound) {
-        vi count = {};
-        vi limit = (vi)splat_u((uint32_t)(int32_t)bound);
-        for (int64_t i = 0; i < n; i += LANES) count -= ordered((vi)load(c.score + i)) >= limit;
+    vf top = splat(c.score[0]), bottom = top;
+    for (int64_t i = 0; i < n; i += LANES) {
+        vf score = load(c.score + i);
+        top = max(top, score);
+        if (i + LANES <= n) bottom = min(bottom, score);
+    }
+    auto above = [&](int64_t bound) {  // scores beyond a bound
+        vf limit = as_score(bound);
         int64_t total = 0;
-        for (int i = 0; i < LANES; i++) total += count[i];
+        for (int64_t i = 0; i < n; i += LANES) total += __builtin_popcount(greater(load(c.score + i), limit));
         return total;
     };
-    int64_t low = INT32_MIN, high = (int64_t)INT32_MAX + 1;  // at_least(low) >= k > at_least(high)
-    while (high - low > 1) {
-        int64_t middle = low + (high - low) / 2, found = at_least(middle);
-        if (found >= k) low = middle;
+    int64_t low = INT32_MAX, high = INT32_MIN;  // above(low) >= k > above(high)
+    vi lowest = ordered(bottom), highest = ordered(top);
+    for (int i = 0; i < LANES; i++) low = smaller(low, lowest[i]), high = larger(high, highest[i]);
+    for (int64_t i = n / LANES * LANES; i < n; i++) low = smaller(low, ordered(splat(c.score[i]))[0]);
+    low--;
+    int64_t found = n;
+    while (high - low > 1 && found != k) {
+        int64_t middle = low + (high - low) / 2, count = above(middle);
+        if (count >= k) low = middle, found = count;
         else high = middle;
-        if (found == k) break;
     }
-    int64_t ties = k - (low == INT32_MAX ? 0 : at_least(low + 1)), kept = 0;  // so many of those that equal the bound have a place
-    for (int64_t i = 0; i < n && kept < k; i++) {
-        int32_t bits;
-        memcpy(&bits, c.score + i, 4);
-        int32_t key = bits ^ ((bits >> 31) & 0x7fffffff);
-        if (key > low || (key == low && ties-- > 0)) c.score[kept] = c.score[i], c.entry[kept++] = c.entry[i];
+    // what is above `high` has a place; of those between, the first
+    int64_t ties = found == k ? n : k - above(high), kept = 0;
+    vf limit = as_score(found == k ? low : high), below = as_score(low);
+    for (int64_t i = 0; i < n; i += LANES) {
+        vf score = load(c.score + i);
+        uint32_t bits = greater(score, limit);
+        if (found != k)
+            for (uint32_t equal = greater(score, below) & ~bits; equal && ties; equal &= equal - 1, ties--)
+                bits |= equal & -equal;
+        vu entries = load_u(c.entry + i);
+        store_chosen(c.score + kept, (vu)score, bits);
+        kept += store_chosen(c.entry + kept, entries, bits);
     }
     c.count = kept;
-    int32_t bits = (int32_t)low;
-    bits ^= (bits >> 31) & 0x7fffffff;
-    memcpy(&c.bar, &bits, 4);
-    // the search may have stopped above the k-th score itself: the bar is the worst score that was kept
-    for (int64_t i = 0; i < kept; i++) c.bar = i == 0 || c.score[i] < c.bar ? c.score[i] : c.bar;
+    vf worst = splat(__builtin_inff());
+    for (int64_t i = kept; i % LANES; i++) c.score[i] = __builtin_inff();
+    for (int64_t i = 0; i < kept; i += LANES) worst = min(worst, load(c.score + i));
+    c.bar = __builtin_inff();
+    for (int i = 0; i < LANES; i++) c.bar = worst[i] < c.bar ? worst[i] : c.bar;
 }
 
-FATHOM_INLINE void offer(Candidates& c, float score, int64_t entry, int64_t k) {
-    if (c.count == c.capacity) {
+FATHOM_INLINE void append(Candidates& c, float score, int32_t entry, int64_t k) {
+    if (c.count == c.capacity) cut_back(c, k);
+    if (score > c.bar) c.score[c.count] = score, c.entry[c.count++] = entry;
+}
+
+// Entries e … e + 16 with these scores, of which the set bits are there.
+FATHOM_INLINE void offer(Candidates& c, vf scores, int64_t e, uint32_t there, int64_t k) {
+    uint32_t better = greater(scores, splat(c.bar)) & there;
+    if (!better) return;
+    if (c.count + LANES > c.capacity) {
         cut_back(c, k);
-        if (!(score > c.bar)) return;
+        better = greater(scores, splat(c.bar)) & there;
     }
-    c.score[c.count] = score, c.entry[c.count++] = (int32_t)entry;
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    store_chosen(c.score + c.count, (vu)scores, better);
+    c.count += store_chosen(c.entry + c.count, (vu)(lane + (int32_t)e), better);
 }
 
 struct Index {
@@ -109,6 +136,13 @@ struct Index {
         }
     }
 
+    // Σ_j w_j · ReLU(p_j) over heads' vectors.
+    vf weighted(const float* p, const float* weights_) const {
+        vf score = vf{};
+        for (int64_t j = 0; j < J; j++) score = fma(max(load(p + j * LANES), vf{}), load(weights_ + j * LANES), score);
+        return coded ? widen(narrow(score)) : score;
+    }
+
     void together(int64_t run, int64_t t0, int64_t count) const {  // up to 16 queries of one run
         int64_t position = runs[run].start + t0 - runs[run].first, most = (position + count) / ratio, room = capacity();
         if (most <= k) {
@@ -121,35 +155,42 @@ struct Index {
         float *weight = (float*)(at + J * size * 2), *product = weight + J * LANES, *scores = product + KEYS * J * LANES;
         int32_t* entries = (int32_t*)(scores + LANES * (room + LANES));
         bf16* decoded = (bf16*)(entries + LANES * (room + LANES));
-        vi limit = {};
         Candidates c[LANES];
+        vi limit = {};
+        vf bar = splat(__builtin_inff());
         for (int64_t j = 0; j < J; j++) {
             pack_lanes(packs + j * size, q + (t0 * J + j) * C, J * C, count, C);
             for (int64_t i = 0; i < LANES; i++) weight[j * LANES + i] = i < count ? w[(t0 + i) * J + j] : 0;
         }
-        alignas(64) float bar[LANES];
-        for (int64_t i = 0; i < LANES; i++) {
-            c[i] = {scores + i * (room + LANES), entries + i * room, 0, room, -__builtin_inff()};
-            limit[i] = i < count ? (int32_t)((position + i + 1) / ratio) : 0;
-            bar[i] = c[i].bar;
+        for (int64_t i = 0; i < count; i++) {
+            c[i] = {scores + i * (room + LANES), entries + i * (room + LANES), 0, room, -__builtin_inff()};
+            limit[i] = (int32_t)((position + i + 1) / ratio), bar[i] = c[i].bar;
         }
         const bf16* rows[KEYS];
         for (int64_t e = 0; e < most; e += KEYS) {
             int n = (int)smaller(KEYS, most - e);
             point(rows, run, e, n, decoded);
             products(rows, n, packs, J, C, product);
-            for (int i = 0; i < n; i++) {
-                vf score = vf{};
-                const float* p = product + i * J * LANES;
-                for (int64_t j = 0; j < J; j++) score = fma(max(load(p + j * LANES), vf{}), load(weight + j * LANES), score);
-                if (coded) score = widen(narrow(score));
-                vf seen = (vi)splat_u((uint32_t)(e + i)) < limit ? score : splat(-__builtin_inff());
-                uint32_t better = greater(seen, load(bar));
-                while (better) {
-                    int lane = __builtin_ctz(better);
-                    better &= better - 1;
-                    offer(c[lane], score[lane], e + i, k);
-                    bar[lane] = c[lane].bar;
+            for (int a = 0; a < n; a += LANES) {
+                vu block[LANES];  // by entry, a query a lane; then by query, an entry a lane
+                vf best = splat(-__builtin_inff());
+                bool whole = a + LANES <= n && e + a + LANES <= limit[0];
+                for (int i = 0; i < LANES; i++) {
+                    vf score = splat(-__builtin_inff());
+                    if (a + i < n) {
+                        score = weighted(product + (a + i) * J * LANES, weight);
+                        if (!whole) score = splat_i((int32_t)(e + a + i)) < limit ? score : splat(-__builtin_inff());
+                    }
+                    best = max(score, best);  // a NaN is never the best
+                    block[i] = (vu)score;
+                }
+                uint32_t better = greater(best, bar);
+                if (!better) continue;
+                transpose(block);
+                for (; better; better &= better - 1) {
+                    int i = __builtin_ctz(better);
+                    offer(c[i], (vf)block[i], e + a, 0xffff, k);
+                    bar[i] = c[i].bar;
                 }
             }
         }
@@ -162,20 +203,26 @@ struct Index {
     // Entries e0 … e1 of one query; `c` holds its k best of them afterwards.
     void alone(int64_t run, int64_t t, int64_t e0, int64_t e1, Candidates& c) const {
         int64_t groups = ceil_div(J, LANES), size = panel_size(C), wide = groups * LANES;
-        char* at = (char*)fathom_scratch(THREAD, groups * size * 2 + KEYS * wide * 4 + KEYS * C * 2);
-        bf16 *packs = (bf16*)at, *decoded = (bf16*)(at + groups * size * 2 + KEYS * wide * 4);
-        float* product = (float*)(at + groups * size * 2);
+        char* at = (char*)fathom_scratch(THREAD, groups * size * 2 + wide * 64 + 2 * KEYS * wide * 4 + KEYS * C * 2);
+        bf16* packs = (bf16*)at;
+        float *weight = (float*)(at + groups * size * 2), *product = weight + wide * LANES, *by_head = product + KEYS * wide;
+        bf16* decoded = (bf16*)(by_head + KEYS * wide);
         for (int64_t g = 0; g < groups; g++) pack_lanes(packs + g * size, q + (t * J + g * LANES) * C, C, smaller(LANES, J - g * LANES), C);
+        for (int64_t j = 0; j < J; j++) store(weight + j * LANES, splat(w[t * J + j]));
         const bf16* rows[KEYS];
         for (int64_t e = e0; e < e1; e += KEYS) {
             int n = (int)smaller(KEYS, e1 - e);
             point(rows, run, e, n, decoded);
             products(rows, n, packs, groups, C, product);
-            for (int i = 0; i < n; i++) {
-                float score = 0;
-                for (int64_t j = 0; j < J; j++) score = fma(max(product[i * wide + j], 0.f), w[t * J + j], score);
-                if (coded) score = widen(narrow(score));
-                if (score > c.bar) offer(c, score, e + i, k);
+            for (int a = 0; a < n; a += LANES) {
+                int some = (int)smaller(LANES, n - a);
+                for (int64_t g = 0; g < groups; g++) {
+                    vu block[LANES];
+                    for (int i = 0; i < LANES; i++) block[i] = load_u(product + (i < some ? a + i : a) * wide + g * LANES);
+                    transpose(block);
+                    for (int i = 0; i < LANES; i++) store_u(by_head + (g * LANES + i) * LANES, block[i]);
+                }
+                offer(c, weighted(by_head, weight), e + a, (1u << some) - 1, k);
             }
         }
         cut_back(c, k);
@@ -204,15 +251,19 @@ static void index_topk(const bf16* q, const float* w, int64_t J, int64_t C, cons
             unit[0] = r, unit[1] = runs[r].first + a, unit[2] = count;
             a += count;
         }
-#pragma omp parallel for schedule(dynamic) if (shared > 1)
-    for (int64_t i = 0; i < shared; i++) index.together(units[3 * i], units[3 * i + 1], units[3 * i + 2]);
-#pragma omp parallel for schedule(dynamic) if (single * parts > 1)
-    for (int64_t i = 0; i < single * parts; i++) {
-        const int64_t* unit = units + 3 * (shared + i / parts);
-        const Run& run = runs[unit[0]];
-        int64_t visible = (run.start + unit[1] - run.first + 1) / ratio, share = ceil_div(ceil_div(visible, parts), KEYS) * KEYS;
-        lone[i] = {scores + i * (room + LANES), entries + i * room, 0, room, -__builtin_inff()};
-        if (visible > k) index.alone(unit[0], unit[1], i % parts * share, smaller(visible, (i % parts + 1) * share), lone[i]);
+#pragma omp parallel if (shared + single * parts > 1)
+    {
+        Tiles tiles;
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t i = 0; i < shared; i++) index.together(units[3 * i], units[3 * i + 1], units[3 * i + 2]);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < single * parts; i++) {
+            const int64_t* unit = units + 3 * (shared + i / parts);
+            const Run& run = runs[unit[0]];
+            int64_t visible = (run.start + unit[1] - run.first + 1) / ratio, share = ceil_div(ceil_div(visible, parts), KEYS) * KEYS;
+            lone[i] = {scores + i * (room + LANES), entries + i * (room + LANES), 0, room, -__builtin_inff()};
+            if (visible > k) index.alone(unit[0], unit[1], i % parts * share, smaller(visible, (i % parts + 1) * share), lone[i]);
+        }
     }
     for (int64_t i = 0; i < single; i++) {
         const int64_t* unit = units + 3 * (shared + i);
@@ -224,7 +275,7 @@ static void index_topk(const bf16* q, const float* w, int64_t J, int64_t C, cons
         }
         Candidates* all = lone + i * parts;
         for (int64_t p = 1; p < parts; p++)
-            for (int64_t j = 0; j < all[p].count; j++) offer(all[0], all[p].score[j], all[p].entry[j], k);
+            for (int64_t j = 0; j < all[p].count; j++) append(all[0], all[p].score[j], all[p].entry[j], k);
         cut_back(all[0], k);
         index.write(unit[1], unit[0], all[0]);
     }

@@ -22,25 +22,29 @@ static void linear(const bf16* x, int64_t x_stride, int64_t T, Weight w, void* y
     int64_t parts = groups >= threads ? 1 : ceil_div(threads, groups);  // parts of the panels, where rows alone don't occupy all threads
     int64_t share = ceil_div(ceil_div(count, parts), MAX_PANELS) * MAX_PANELS;
     parts = ceil_div(count, share);
-#pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic) if (threads > 1)
-    for (int64_t g = 0; g < groups; g++)
-        for (int64_t part = 0; part < parts; part++) {
-            int64_t t0 = g * GROUP * ROWS, t1 = smaller(T, t0 + GROUP * ROWS);
-            bf16* a = (bf16*)fathom_scratch(THREAD, GROUP * ROWS * K * sizeof(bf16) + unpack_bytes(w));
-            bf16* unpacked = a + GROUP * ROWS * K;
-            int rows[GROUP], blocks = 0;
-            for (int64_t t = t0; t < t1; t += ROWS, blocks++) {
-                rows[blocks] = (int)smaller(ROWS, t1 - t);
-                for (int r = 0; r < rows[blocks]; r++) prepare_row(a + blocks * ROWS * K, r, rows[blocks], x + (t + r) * x_stride, w.columns);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Tiles tiles;
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int64_t g = 0; g < groups; g++)
+            for (int64_t part = 0; part < parts; part++) {
+                int64_t t0 = g * GROUP * ROWS, t1 = smaller(T, t0 + GROUP * ROWS);
+                bf16* a = (bf16*)fathom_scratch(THREAD, GROUP * ROWS * K * sizeof(bf16) + unpack_bytes(w));
+                bf16* unpacked = a + GROUP * ROWS * K;
+                int rows[GROUP], blocks = 0;
+                for (int64_t t = t0; t < t1; t += ROWS, blocks++) {
+                    rows[blocks] = (int)smaller(ROWS, t1 - t);
+                    for (int r = 0; r < rows[blocks]; r++) prepare_row(a + blocks * ROWS * K, r, rows[blocks], x + (t + r) * x_stride, w.columns);
+                }
+                panels(a, rows, blocks, w, part * share, smaller(count, (part + 1) * share), unpacked,
+                       [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+                           for (int i = 0; i < n; i++) {
+                               int64_t column = (panel + i) * LANES;
+                               put(y, (t0 + row) * y_stride + column, v[i], w.rows - column, fp32);
+                           }
+                       });
             }
-            panels(a, rows, blocks, w, part * share, smaller(count, (part + 1) * share), unpacked,
-                   [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
-                       for (int i = 0; i < n; i++) {
-                           int64_t column = (panel + i) * LANES;
-                           put(y, (t0 + row) * y_stride + column, v[i], w.rows - column, fp32);
-                       }
-                   });
-        }
+    }
 }
 
 }  // namespace FATHOM_ISA

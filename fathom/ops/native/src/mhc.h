@@ -58,8 +58,7 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
                     float eps, bf16* h, float* post, float* comb) {
     bool head = post == nullptr;
     int64_t width = N * D, K = padded(width), M = head ? N : (2 + N) * N;
-#pragma omp parallel for schedule(dynamic) if (T * width > SMALL)
-    for (int64_t t0 = 0; t0 < T; t0 += TILE) {
+    auto mix_tile = [&](int64_t t0) {
         int64_t count = smaller(TILE, T - t0), wide = panel_count(fn) * LANES;
         constexpr int BLOCKS = (TILE + ROWS - 1) / ROWS;
         bf16* a = (bf16*)fathom_scratch(THREAD, BLOCKS * ROWS * K * sizeof(bf16) + (BLOCKS * ROWS * wide + M * TILE + TILE) * sizeof(float));
@@ -80,13 +79,7 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
                 for (int64_t j = 0; j < M; j++) mix[j * TILE + i] = 0;
                 continue;
             }
-            vf squares = vf{};
-            const bf16* x = X + (t0 + i) * width;
-            for (int64_t d = 0; d < width; d += LANES) {
-                vf v = load_some(x + d, width - d);
-                squares = fma(v, v, squares);
-            }
-            inverse[i] = 1.f / __builtin_sqrtf(sum(squares) / (float)width + norm_eps);
+            inverse[i] = inverse_rms(X + (t0 + i) * width, width, norm_eps);
             for (int64_t j = 0; j < M; j++) {
                 float total = product[i * wide + j];
                 for (int64_t rest = M; rest < fn.rows; rest += M) total += product[i * wide + rest + j];
@@ -115,6 +108,12 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
                 for (int64_t j = 0; j < N; j++) total = fma(splat(mix[j * TILE + i]), load_some(X + (t0 + i) * width + j * D + d, D - d), total);
                 store_some(h + (t0 + i) * D + d, total, D - d);
             }
+    };
+#pragma omp parallel if (T * width > SMALL)
+    {
+        Tiles tiles;
+#pragma omp for schedule(dynamic)
+        for (int64_t t0 = 0; t0 < T; t0 += TILE) mix_tile(t0);
     }
 }
 

@@ -10,13 +10,21 @@ namespace FATHOM_ISA {
 
 constexpr int64_t SMALL = 1 << 14;  // values; less work than this stays on one thread
 
-FATHOM_INLINE float inverse_rms(const float* x, int64_t D, float eps) {
-    vf squares = vf{};
-    for (int64_t d = 0; d < D; d += LANES) {
+// Four sums that don't wait for each other, then the rest.
+template <class Value>
+FATHOM_INLINE float inverse_rms(const Value* x, int64_t D, float eps) {
+    vf squares[4] = {};
+    int64_t d = 0;
+    for (; d + 4 * LANES <= D; d += 4 * LANES)
+        for (int i = 0; i < 4; i++) {
+            vf v = load_some(x + d + i * LANES, LANES);
+            squares[i] = fma(v, v, squares[i]);
+        }
+    for (; d < D; d += LANES) {
         vf v = load_some(x + d, D - d);
-        squares = fma(v, v, squares);
+        squares[0] = fma(v, v, squares[0]);
     }
-    return 1.f / __builtin_sqrtf(sum(squares) / (float)D + eps);
+    return 1.f / __builtin_sqrtf(sum((squares[0] + squares[1]) + (squares[2] + squares[3])) / (float)D + eps);
 }
 
 // Turns pairs 2i, 2i + 1 of x [R] by the angles of cos, sin [R/2].

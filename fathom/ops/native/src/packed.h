@@ -30,7 +30,10 @@ constexpr int ROWS = 1;  // 16 registers, a quarter of a vector in each
 #endif
 constexpr bool WIDE = ROWS > 4;
 constexpr int MAX_PANELS = WIDE ? 8 : 4;
-constexpr int GROUP = WIDE ? 8 : 96 / ROWS;  // blocks of rows that share one pass over the weights
+#if !defined(FATHOM_GROUP)
+#define FATHOM_GROUP (ROWS == 32 ? 16 : WIDE ? 8 : 96 / ROWS)
+#endif
+constexpr int GROUP = FATHOM_GROUP;  // blocks of rows that share one pass over the weights
 
 FATHOM_INLINE int64_t padded(int64_t columns) { return ceil_div(columns, 32) * 32; }
 FATHOM_INLINE int64_t panel_size(int64_t columns) { return padded(columns) * LANES; }  // in values
@@ -39,13 +42,18 @@ FATHOM_INLINE int64_t panel_count(const Weight& w) { return ceil_div(w.rows, LAN
 // How many panels a block of `rows` rows takes at once: many when rows are few, to have enough independent chains of additions.
 constexpr int at_once(int rows) { return WIDE ? (rows <= 2 ? 8 : rows <= 4 ? 4 : 2) : (rows == 1 && ROWS > 1 ? 4 : 2); }
 
-// Input rows laid out for `panels`: pairs of all rows side by side, [K/2][rows]; with tiles, plain rows [rows][K]. `buffer` holds
-// ROWS·K values.
+// Input rows laid out for `panels`: pairs of all rows side by side, [K/2][rows]; with tiles, tile after tile, [2][K/32][16][32]. `buffer`
+// holds ROWS·K values.
 FATHOM_INLINE void prepare_row(bf16* buffer, int row, [[maybe_unused]] int rows, const bf16* x, int64_t columns) {
     int64_t K = padded(columns);
 #if defined(FATHOM_TILES)
-    memcpy(buffer + row * K, x, columns * sizeof(bf16));
-    memset(buffer + row * K + columns, 0, (K - columns) * sizeof(bf16));
+    bf16* out = buffer + row / TILE_ROWS * TILE_ROWS * K + row % TILE_ROWS * 32;
+    for (int64_t k = 0; k + 32 <= columns; k += 32) memcpy(out + k * TILE_ROWS, x + k, 64);
+    if (int64_t rest = columns % 32) {
+        bf16* last = out + (columns - rest) * TILE_ROWS;
+        memset(last, 0, 64);
+        memcpy(last, x + columns - rest, rest * sizeof(bf16));
+    }
 #else
     uint32_t* out = (uint32_t*)buffer + row;
     int64_t k = 0;
@@ -75,6 +83,50 @@ FATHOM_INLINE void multiply(const uint32_t* a, int64_t stride, const bf16* b, in
     }
 }
 
+#if defined(__AVX512BW__) && defined(__AVX512BF16__) && !defined(FATHOM_TILES)
+constexpr int DECODING_ROWS = 4;  // for so few rows quantised weights are spelled out in registers
+
+template <int R, int P, Format F, class Store>
+FATHOM_INLINE void multiply_coded(const uint32_t* a, const Weight& w, int64_t panel, Store&& store) {
+    int64_t K = padded(w.columns), bytes = K * (F == FP8 ? LANES : LANES / 2), runs = F == FP8 ? ceil_div(K, 128) : K / 32 * LANES;
+    const uint8_t *data = (const uint8_t*)w.data + panel * bytes, *scales = w.scale + panel * runs;
+    vn acc[R][P] = {};
+    for (int64_t k32 = 0; k32 < K / 32; k32++) {
+        PairScale s[P];
+        bool simple = true;
+        for (int p = 0; p < P; p++) {
+            s[p] = pair_scale(F == FP8 ? splat_u(scales[p * runs + k32 / 4]) : widen_bytes(scales + p * runs + k32 * LANES));
+            simple &= s[p].simple;
+        }
+        auto columns = [&](bool all_simple) __attribute__((always_inline)) {
+            for (int64_t k = k32 * 16; k < (k32 + 1) * 16; k++)
+                for (int p = 0; p < P; p++) {
+                    PairScale scale{s[p].factor, s[p].shift, all_simple};
+                    vu v = F == FP8 ? pairs_e4m3(data + p * bytes + k * 2 * LANES, scale.factor) : scale_pairs(pairs_e2m1(data + p * bytes + k * LANES), scale);
+                    for (int r = 0; r < R; r++) acc[r][p] = dot2(acc[r][p], pair(a + k * R + r), (un)v);
+                }
+        };
+        if (F == FP8 || simple) columns(true);
+        else columns(false);
+    }
+    for (int r = 0; r < R; r++) {
+        vf v[P];
+        for (int p = 0; p < P; p++) v[p] = (vf)acc[r][p];
+        store(r, panel, v, P);
+    }
+}
+
+template <int R, Format F, class Store>
+static inline void coded_rows(const uint32_t* a, const Weight& w, int64_t panel, int64_t end, Store&& store) {
+    constexpr int P = R == 1 ? 8 : 4;
+    for (; panel + P <= end; panel += P) multiply_coded<R, P, F>(a, w, panel, store);
+    for (; panel + 2 <= end; panel += 2) multiply_coded<R, 2, F>(a, w, panel, store);
+    if (panel < end) multiply_coded<R, 1, F>(a, w, panel, store);
+}
+#else
+constexpr int DECODING_ROWS = 0;
+#endif
+
 #if !defined(FATHOM_TILES)
 template <int R, class Store>
 FATHOM_INLINE void multiply_rows(const uint32_t* a, int64_t stride, const bf16* b, int64_t size, int64_t K2, int64_t panel, int count, Store&& store) {
@@ -91,7 +143,15 @@ template <class Store>
 static inline void block(const bf16* a, int rows, const bf16* b, int64_t columns, int64_t panel, int count, Store&& store) {
     int64_t K2 = padded(columns) / 2, size = panel_size(columns);
 #if defined(FATHOM_TILES)
-    for (int p = 0; p < count; p += 2) tile_block(a, rows, b + p * size, size, K2 / 16, panel + p, count - p > 1 ? 2 : 1, store);
+    alignas(64) float c[ROWS][2 * LANES];
+    for (int p = 0; p < count; p += 2) {
+        int some = count - p > 1 ? 2 : 1;
+        tile_block(tiled_rows(a, 2 * K2), rows, b + p * size, size, K2 / 16, some, c[0], 2 * LANES);
+        for (int r = 0; r < rows; r++) {
+            vf v[2] = {load(c[r]), load(c[r] + LANES)};
+            store(r, panel + p, v, some);
+        }
+    }
 #else
     const uint32_t* x = (const uint32_t*)a;
     switch (rows) {
@@ -106,24 +166,40 @@ static inline void block(const bf16* a, int rows, const bf16* b, int64_t columns
 // Bytes of scratch that `panels` needs for weights of this format.
 FATHOM_INLINE int64_t unpack_bytes(const Weight& w) { return w.format == BF16 ? 0 : MAX_PANELS * panel_size(w.columns) * sizeof(bf16); }
 
+// Asks for the panel that comes next, a part at a time: share `i` of `n`.
+FATHOM_INLINE void prefetch([[maybe_unused]] const bf16* b, [[maybe_unused]] int64_t values, [[maybe_unused]] int i, [[maybe_unused]] int n) {
+#if defined(FATHOM_PREFETCH)
+    int64_t lines = values / 32, share = ceil_div(lines, n);
+    for (int64_t line = i * share; line < smaller(lines, (i + 1) * share); line++) __builtin_prefetch(b + line * 32, 0, FATHOM_PREFETCH);
+#endif
+}
+
 // Panels p0 … p1 of w by several blocks of prepared rows: block i has rows[i] rows at a + i·ROWS·K, the first is the fullest.
-// Results go out as store(row among all blocks, first panel, values, count).
+// Results go out as store(row among all blocks, first panel, values, count). The caller has a Tiles.
 template <class Store>
 static inline void panels(const bf16* a, const int* rows, int blocks, const Weight& w, int64_t p0, int64_t p1, bf16* unpacked, Store&& store) {
     int64_t size = panel_size(w.columns), K = padded(w.columns);
     int most = blocks ? at_once(rows[0]) : 1;
 #if defined(FATHOM_TILES)
-    tile_configure(blocks ? rows[0] : 0);
-    int configured = blocks ? rows[0] : 0;
+    if (w.format != BF16) most = 2;  // two panels stay in the nearest cache until they are used
+#else
+    if constexpr (DECODING_ROWS)
+        if (w.format != BF16 && blocks == 1 && rows[0] <= DECODING_ROWS) {
+            const uint32_t* x = (const uint32_t*)a;
+            switch (rows[0] * 2 + (w.format == FP8)) {
+#define FATHOM_CASE(R) case 2 * R: return coded_rows<R, FP4>(x, w, p0, p1, store); case 2 * R + 1: return coded_rows<R, FP8>(x, w, p0, p1, store);
+                FATHOM_CASE(1) FATHOM_CASE(2) FATHOM_CASE(3) FATHOM_CASE(4)
+#undef FATHOM_CASE
+            }
+        }
 #endif
     for (int64_t p = p0; p < p1; p += most) {
         int count = (int)smaller(most, p1 - p);
         const bf16* b = (const bf16*)w.data + p * size;
-        if (w.format != BF16) unpack(w, p, count, K, unpacked), b = unpacked;
+        bool plain = w.format == BF16;
+        if (!plain) unpack(w, p, count, K, unpacked), b = unpacked;
         for (int i = 0; i < blocks; i++) {
-#if defined(FATHOM_TILES)
-            if (rows[i] != configured) tile_configure(configured = rows[i]);
-#endif
+            if (plain && p + most < p1) prefetch(b + most * size, size * smaller(most, p1 - p - most), i, blocks);
             int take = at_once(rows[i]);  // a last, smaller block takes more at once; its chains are the same
             if (take > count) take = count;
             for (int j = 0; j < count; j += take)
@@ -131,9 +207,6 @@ static inline void panels(const bf16* a, const int* rows, int blocks, const Weig
                       [&](int r, int64_t panel, const vf* v, int n) __attribute__((always_inline)) { store(i * ROWS + r, panel, v, n); });
         }
     }
-#if defined(FATHOM_TILES)
-    tile_release();
-#endif
 }
 
 }  // namespace FATHOM_ISA

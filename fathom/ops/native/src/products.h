@@ -2,7 +2,7 @@
 //
 // Rows are read as they are, one pair of values for all lanes; the packed side puts 16 vectors' pairs side by side, [C/2][16][2]. So
 // history needs no transposed copy, and one query with 16 heads or 16 queries with one head are the same product. Each result is one
-// chain along C. With tiles, rows are gathered 32 at a time.
+// chain along C. With tiles, 32 rows that follow one another are read where they are, others are gathered first.
 #pragma once
 #include "packed.h"
 
@@ -10,6 +10,15 @@ namespace fathom {
 namespace FATHOM_ISA {
 
 constexpr int PIECE = 256;  // keys whose products exist at once
+
+// Whether values are packed with their columns folded: [0…3, 8…11, 16…19, 24…27] and [4…7, 12…15, 20…23, 28…31] of each 32.
+FATHOM_INLINE bool folded([[maybe_unused]] int64_t C) {
+#if defined(__AVX512BW__)
+    return C % 32 == 0;
+#else
+    return false;
+#endif
+}
 
 // Packs `n` vectors (at most 16) of C values at x + i·stride into [padded(C)/2][16][2]; missing ones are zero.
 static inline void pack_lanes(bf16* out, const bf16* x, int64_t stride, int64_t n, int64_t C) {
@@ -26,23 +35,30 @@ static inline void pack_lanes(bf16* out, const bf16* x, int64_t stride, int64_t 
     }
 }
 
-// out [n][groups·16] = rows · packs; n at most PIECE, C even. rows[n … ceil(n / 8)·8) may be anything readable.
+#if defined(FATHOM_TILES)
+FATHOM_INLINE bool in_a_row(const bf16* const* rows, int64_t C) {
+    int64_t off = 0;
+    for (int i = 0; i < ROWS; i++) off |= rows[i] - rows[0] - i * C;
+    return off == 0;
+}
+#endif
+
+// out [n][groups·16] = rows · packs; n at most PIECE, C even. rows[n … ceil(n / 8)·8) may be anything readable, and out has room for a
+// multiple of 32 rows. The caller has a Tiles.
 static inline void products(const bf16* const* rows, int n, const bf16* packs, int64_t groups, int64_t C, float* out) {
     int64_t size = panel_size(C), wide = groups * LANES;
 #if defined(FATHOM_TILES)
     int64_t K = padded(C);
-    alignas(64) bf16 keys[32 * 1024];
-    for (int r0 = 0; r0 < n; r0 += 32) {
-        int count = (int)smaller(32, n - r0);
-        for (int r = 0; r < count; r++) prepare_row(keys, r, count, rows[r0 + r], C);
-        tile_configure(count);
+    alignas(64) bf16 keys[ROWS * 1024];
+    for (int r0 = 0; r0 < n; r0 += ROWS) {
+        int count = (int)smaller(ROWS, n - r0);
+        TileRows a = tiled_rows(keys, K);
+        if (count == ROWS && K == C && in_a_row(rows + r0, C)) a = plain_rows(rows[r0], K);
+        else
+            for (int r = 0; r < count; r++) prepare_row(keys, r, count, rows[r0 + r], C);
         for (int64_t g = 0; g < groups; g += 2)
-            tile_block(keys, count, packs + g * size, size, K / 32, g, (int)smaller(2, groups - g),
-                       [&](int r, int64_t group, const vf* v, int some) __attribute__((always_inline)) {
-                           for (int i = 0; i < some; i++) store(out + (r0 + r) * wide + (group + i) * LANES, v[i]);
-                       });
+            tile_block(a, count, packs + g * size, size, K / 32, (int)smaller(2, groups - g), out + r0 * wide + g * LANES, wide);
     }
-    tile_release();
 #else
     constexpr int BLOCK = WIDE ? 8 : ROWS > 1 ? 4 : 2;
     for (int r0 = 0; r0 < n; r0 += BLOCK) {
@@ -65,8 +81,21 @@ static inline void products(const bf16* const* rows, int n, const bf16* packs, i
 #endif
 }
 
-// Rows as values: `n` rows (even) of C values to panels [ceil(C / 16)][n/2][16][2], K = n. Columns beyond C are zero.
+// Rows as values: `n` rows (even) of C values to panels [ceil(C / 16)][n/2][16][2], K = n. Columns beyond C are zero. Where C is
+// `folded`, interleaving rows is half the work.
 static inline void pack_values(bf16* out, const bf16* const* rows, int n, int64_t C) {
+#if defined(__AVX512BW__)
+    if (folded(C)) {
+        for (int i = 0; i < n; i += 2)
+            for (int64_t c = 0; c < C; c += 2 * LANES) {
+                __m512i a = _mm512_loadu_si512(rows[i] + c), b = _mm512_loadu_si512(rows[i + 1] + c);
+                bf16* to = out + (c / LANES * n + i) * LANES;
+                _mm512_storeu_si512(to, _mm512_unpacklo_epi16(a, b));
+                _mm512_storeu_si512(to + n * LANES, _mm512_unpackhi_epi16(a, b));
+            }
+        return;
+    }
+#endif
     for (int i = 0; i < n; i += 2)
         for (int64_t c = 0; c < C; c += LANES) {
             vu low = (vu)load_some(rows[i] + c, C - c) >> 16, high = (vu)load_some(rows[i + 1] + c, C - c);
@@ -74,20 +103,29 @@ static inline void pack_values(bf16* out, const bf16* const* rows, int n, int64_
         }
 }
 
-// out [16][ceil(C / 16)·16] = weights · values; weights are pairs of keys [n/2][16], n a multiple of 32. `lanes` of the 16 matter.
+// Two vectors of folded columns in the order of the columns.
+FATHOM_INLINE void unfold(vf& a, vf& b) {
+#if defined(__AVX512F__)
+    __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    __m512i x = (__m512i)a, y = (__m512i)b;
+    a = (vf)_mm512_permutex2var_epi64(x, first, y), b = (vf)_mm512_permutex2var_epi64(x, second, y);
+#endif
+}
+
+// Weights of 32 keys for 16 lanes, pairs of keys by lane, where `weigh` wants them. Without tiles they stay as they are: [n/2][16].
+FATHOM_INLINE void put_weights(uint32_t* weights, int key, vu* pairs) {
+#if defined(FATHOM_TILES)
+    transpose(pairs);
+#endif
+    for (int i = 0; i < LANES; i++) store_u(weights + (key / 2 + i) * LANES, pairs[i]);
+}
+
+// out [16][ceil(C / 16)·16] = weights · values, for n keys, a multiple of 32. `lanes` of the 16 matter. The caller has a Tiles.
 static inline void weigh(const uint32_t* weights, [[maybe_unused]] int lanes, const bf16* values, int n, int64_t C, float* out) {
     int64_t count = ceil_div(C, LANES), size = (int64_t)n * LANES, wide = count * LANES;
 #if defined(FATHOM_TILES)
-    alignas(64) uint32_t rows[16 * PIECE / 2];
-    for (int k = 0; k < n / 2; k++)
-        for (int l = 0; l < 16; l++) rows[l * (n / 2) + k] = weights[k * 16 + l];
-    tile_configure(16);
     for (int64_t p = 0; p < count; p += 2)
-        tile_block((const bf16*)rows, 16, values + p * size, size, n / 32, p, (int)smaller(2, count - p),
-                   [&](int r, int64_t panel, const vf* v, int some) __attribute__((always_inline)) {
-                       for (int i = 0; i < some; i++) store(out + r * wide + (panel + i) * LANES, v[i]);
-                   });
-    tile_release();
+        tile_block(tiled_rows((const bf16*)weights, n), TILE_ROWS, values + p * size, size, n / 32, (int)smaller(2, count - p), out + p * LANES, wide);
 #else
     constexpr int R = WIDE ? 8 : ROWS > 1 ? 2 : 1;
     for (int l = 0; l < lanes; l += R) {

@@ -28,13 +28,19 @@ constexpr int LANES = 16;
 #define FATHOM_INLINE static inline __attribute__((always_inline))
 
 FATHOM_INLINE vf splat(float x) { return vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+FATHOM_INLINE vi splat_i(int32_t x) { return vi{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 FATHOM_INLINE vu splat_u(uint32_t x) { return vu{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 FATHOM_INLINE vf load(const float* p) { vf v; memcpy(&v, p, sizeof v); return v; }
 FATHOM_INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
 FATHOM_INLINE vu load_u(const void* p) { vu v; memcpy(&v, p, sizeof v); return v; }
 FATHOM_INLINE void store_u(void* p, vu v) { memcpy(p, &v, sizeof v); }
+#if defined(__AVX512F__)
+FATHOM_INLINE vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+FATHOM_INLINE vf min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
 FATHOM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 FATHOM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+#endif
 FATHOM_INLINE float max(float a, float b) { return a > b ? a : b; }
 
 FATHOM_INLINE vf widen(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
@@ -74,6 +80,18 @@ FATHOM_INLINE float fma(float a, float b, float c) {
     return __builtin_fmaf(a, b, c);
 #else
     return a * b + c;
+#endif
+}
+
+// Bit i is set where a[i] = b[i].
+FATHOM_INLINE uint32_t same(vf a, vf b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ);
+#else
+    vi m = a == b;
+    uint32_t bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(m[i] & 1) << i;
+    return bits;
 #endif
 }
 
@@ -159,23 +177,109 @@ FATHOM_INLINE float sum(vf v) {
 // e^x within two units in the last place; 0 below -87, so that a masked logit weighs exactly nothing.
 FATHOM_INLINE vf exp(vf x) {
     vf shifted = min(max(x, splat(-88.f)), splat(88.f));
+#if defined(__AVX512F__)
+    vf n = (vf)_mm512_roundscale_ps((__m512)(shifted * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
     vf n = shifted * 1.44269504088896341f + 12582912.f;  // the magic number leaves the rounded exponent in the low bits
     vi exponent = (vi)n - 0x4B400000;
     n = n - 12582912.f;
-    vf f = shifted - n * 0.693359375f + n * 2.12194440e-4f;
+#endif
+    vf f = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), shifted));
     vf p = splat(1.9875691500e-4f);
-    p = p * f + 1.3981999507e-3f;
-    p = p * f + 8.3334519073e-3f;
-    p = p * f + 4.1665795894e-2f;
-    p = p * f + 1.6666665459e-1f;
-    p = p * f + 5.0000001201e-1f;
-    p = p * f * f + f + 1.f;
-    vf scaled = p * (vf)((exponent + 127) << 23);
-    return x < -87.f ? vf{} : scaled;
+    p = fma(p, f, splat(1.3981999507e-3f));
+    p = fma(p, f, splat(8.3334519073e-3f));
+    p = fma(p, f, splat(4.1665795894e-2f));
+    p = fma(p, f, splat(1.6666665459e-1f));
+    p = fma(p, f, splat(5.0000001201e-1f));
+    p = fma(p, f * f, f) + 1.f;
+#if defined(__AVX512F__)
+    return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.f), _CMP_NLT_UQ), (__m512)p, (__m512)n);
+#else
+    return x < -87.f ? vf{} : p * (vf)((exponent + 127) << 23);
+#endif
 }
 FATHOM_INLINE float exp(float x) { return exp(splat(x))[0]; }
 
-FATHOM_INLINE vf sigmoid(vf x) { return 1.f / (1.f + exp(-x)); }
+// 1 / x within two units in the last place, for positive x that are neither tiny nor huge.
+FATHOM_INLINE vf reciprocal(vf x) {
+#if defined(__AVX512F__)
+    vf y = (vf)_mm512_rcp14_ps((__m512)x);
+    return fma(y, fma(-x, y, splat(1.f)), y);
+#else
+    return 1.f / x;
+#endif
+}
+
+FATHOM_INLINE vf sqrt(vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#else
+    for (int i = 0; i < LANES; i++) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+}
+
+// ln(1 + e^x) within a few units in the last place, for x of at most 80.
+FATHOM_INLINE vf softplus(vf x) {
+    vf e = exp(x), u = 1.f + e;
+    vi k = ((vi)u - 0x3f3504f3) >> 23;  // u = m·2^k, m from √½ to √2
+    vf f = k == 0 ? e : (vf)((vi)u - (k << 23)) - 1.f, s = f / (2.f + f), z = s * s;
+    vf p = fma(z, splat(1.f / 11), splat(1.f / 9));
+    p = fma(p, z, splat(1.f / 7));
+    p = fma(p, z, splat(1.f / 5));
+    p = fma(p, z, splat(1.f / 3));
+    p = fma(p, z, splat(1.f));
+    return fma(__builtin_convertvector(k, vf), splat(0.693147180559945f), 2.f * s * p);
+}
+
+// The largest lane.
+FATHOM_INLINE float highest(vf v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float top = v[0];
+    for (int i = 1; i < LANES; i++) top = max(top, v[i]);
+    return top;
+#endif
+}
+
+FATHOM_INLINE vf sigmoid(vf x) { return reciprocal(1.f + exp(-x)); }
+
+// Sixteen rows of sixteen lanes, rows to columns.
+FATHOM_INLINE void transpose(vu* m) {
+#if defined(__AVX512F__)
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 4
+    for (int d = LANES / 2; d; d /= 2) {  // blocks of d by d change places
+        vi low = (lane & d) != 0 ? lane - d + LANES : lane, high = (lane & d) != 0 ? lane + LANES : lane + d;
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & d)) {
+                vu a = m[i], b = m[i + d];
+                m[i] = __builtin_shuffle(a, b, (vu)low), m[i + d] = __builtin_shuffle(a, b, (vu)high);
+            }
+    }
+#else
+    uint32_t from[LANES][LANES];
+    memcpy(from, m, sizeof from);
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < LANES; j++) m[i][j] = from[j][i];
+#endif
+}
+
+// Writes the lanes whose bits are set side by side, with room for all, and says how many.
+FATHOM_INLINE int64_t store_chosen(void* to, vu v, uint32_t bits) {
+#if defined(__AVX512F__)
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32((__mmask16)bits, (__m512i)v));
+#else
+    char* at = (char*)to;
+    for (uint32_t rest = bits; rest; rest &= rest - 1, at += 4) {
+        uint32_t lane = v[__builtin_ctz(rest)];
+        memcpy(at, &lane, 4);
+    }
+#endif
+    return __builtin_popcount(bits);
+}
 
 FATHOM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FATHOM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
