@@ -30,10 +30,7 @@ constexpr int ROWS = 1;  // 16 registers, a quarter of a vector in each
 #endif
 constexpr bool WIDE = ROWS > 4;
 constexpr int MAX_PANELS = WIDE ? 8 : 4;
-#if !defined(FATHOM_GROUP)
-#define FATHOM_GROUP (ROWS == 32 ? 16 : WIDE ? 8 : 96 / ROWS)
-#endif
-constexpr int GROUP = FATHOM_GROUP;  // blocks of rows that share one pass over the weights
+constexpr int GROUP = WIDE ? 8 : 96 / ROWS;  // blocks of rows that share one pass over the weights
 
 FATHOM_INLINE int64_t padded(int64_t columns) { return ceil_div(columns, 32) * 32; }
 FATHOM_INLINE int64_t panel_size(int64_t columns) { return padded(columns) * LANES; }  // in values
@@ -166,14 +163,6 @@ static inline void block(const bf16* a, int rows, const bf16* b, int64_t columns
 // Bytes of scratch that `panels` needs for weights of this format.
 FATHOM_INLINE int64_t unpack_bytes(const Weight& w) { return w.format == BF16 ? 0 : MAX_PANELS * panel_size(w.columns) * sizeof(bf16); }
 
-// Asks for the panel that comes next, a part at a time: share `i` of `n`.
-FATHOM_INLINE void prefetch([[maybe_unused]] const bf16* b, [[maybe_unused]] int64_t values, [[maybe_unused]] int i, [[maybe_unused]] int n) {
-#if defined(FATHOM_PREFETCH)
-    int64_t lines = values / 32, share = ceil_div(lines, n);
-    for (int64_t line = i * share; line < smaller(lines, (i + 1) * share); line++) __builtin_prefetch(b + line * 32, 0, FATHOM_PREFETCH);
-#endif
-}
-
 // Panels p0 … p1 of w by several blocks of prepared rows: block i has rows[i] rows at a + i·ROWS·K, the first is the fullest.
 // Results go out as store(row among all blocks, first panel, values, count). The caller has a Tiles.
 template <class Store>
@@ -196,10 +185,8 @@ static inline void panels(const bf16* a, const int* rows, int blocks, const Weig
     for (int64_t p = p0; p < p1; p += most) {
         int count = (int)smaller(most, p1 - p);
         const bf16* b = (const bf16*)w.data + p * size;
-        bool plain = w.format == BF16;
-        if (!plain) unpack(w, p, count, K, unpacked), b = unpacked;
+        if (w.format != BF16) unpack(w, p, count, K, unpacked), b = unpacked;
         for (int i = 0; i < blocks; i++) {
-            if (plain && p + most < p1) prefetch(b + most * size, size * smaller(most, p1 - p - most), i, blocks);
             int take = at_once(rows[i]);  // a last, smaller block takes more at once; its chains are the same
             if (take > count) take = count;
             for (int j = 0; j < count; j += take)
