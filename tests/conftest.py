@@ -9,11 +9,14 @@ unless a test says otherwise.
 import importlib.util
 import os
 import shutil
+import signal
 
 import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a test's module imports torch
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `make test &`: what tests start would be deaf to their Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time: a red test stays red for whoever looks at it. No deadline: machines are shared and slow at times.
 settings.register_profile("fathom", derandomize=True, deadline=None)
