@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fathom.config import ModelConfig, config_to_dict
-from fathom.model import Transformer
+from fathom.model import Batch, Routing, Transformer
+from fathom.ops import cross_entropy
 
 _OUTER = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight",
           "hc_head_fn": "model.hc_head.hc_fn", "hc_head_base": "model.hc_head.hc_base", "hc_head_scale": "model.hc_head.hc_scale"}
@@ -102,6 +103,14 @@ def randomise(model: Transformer, seed: int, scale: float = 0.7) -> Transformer:
         else:
             t.copy_(scale * noise / t.shape[-1] ** 0.5)
     return model
+
+
+def joint_loss(model: Transformer, tokens: Tensor, batch: Batch) -> tuple[Tensor, list[Routing]]:
+    """Loss of the next token and, at 0.3, of the one after (MTP), and what all routers did; tokens [T] are the batch's."""
+    out = model(batch)
+    second, routing = model.predict_second(out.streams, tokens.roll(-1), batch)
+    head = model.head.weight
+    return cross_entropy(out.hidden, head, tokens.roll(-1)) + 0.3 * cross_entropy(second, head, tokens.roll(-2)), [*out.routing, routing]
 
 
 def tiny_config(**changes: object) -> ModelConfig:

@@ -16,10 +16,9 @@ from fathom.config.recipe import OptimizerRecipe
 from fathom.device import choose_device, device_name, device_type
 from fathom.engine import Engine, Request, Sampling
 from fathom.model import Batch, Run, State, Transformer
-from fathom.ops import cross_entropy
 from fathom.train.optim import Optimizers
 from tests.laws.closeness import distances
-from tests.oracle import randomise, tiny_config
+from tests.oracle import joint_loss, randomise, tiny_config
 
 pytestmark = pytest.mark.skipif(device_type() == "cpu", reason="needs an accelerator")
 CPU = torch.device("cpu")
@@ -81,9 +80,7 @@ def test_two_training_steps() -> None:
         losses = []
         for number in (1, 2):
             batch = Batch.pack([text[:97], text[97:]])
-            out = model(batch)
-            second, _ = model.predict_second(out.streams, text.roll(-1), batch)
-            loss = cross_entropy(out.hidden, model.head.weight, text.roll(-1)) + 0.3 * cross_entropy(second, model.head.weight, text.roll(-2))
+            loss, _ = joint_loss(model, text, batch)
             loss.backward()
             losses += [loss, *(p.grad for p in model.parameters() if p.grad is not None and number == 1)]
             losses = [t.detach().clone() for t in losses]
@@ -113,7 +110,7 @@ def test_the_engine_answers_alike() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("precision", ["bf16", "official"])
 def test_other_precisions_stay_near(precision: str) -> None:
-    """Rounded differently here and there, yet no farther apart than either is from fp32."""
+    """Rounded differently here and there, yet no farther from fp32 than the CPU, but for a quarter."""
     config = resolve_config("nano")
     prompt = torch.randint(0, config.vocab_size, (300,), generator=torch.Generator().manual_seed(3))
     plain = randomise(Transformer(config), 5)
@@ -127,7 +124,6 @@ def test_other_precisions_stay_near(precision: str) -> None:
 
     (there,), (here,) = both(work)
     exact = plain.logits(plain(Batch.pack([prompt])).hidden)
-    assert (there - here).norm() <= (here - exact).norm() + (there - exact).norm()
     assert (there - exact).norm() <= 1.25 * (here - exact).norm()
 
 

@@ -6,11 +6,10 @@ import torch
 from fathom.config import parameters
 from fathom.config.recipe import OptimizerRecipe
 from fathom.model import Batch, Run, State, Transformer
-from fathom.ops import cross_entropy
 from fathom.train.loss import load, update_biases
 from fathom.train.optim import Optimizers
 from tests.npu.checks_simulation import same_on_both
-from tests.oracle import randomise, tiny_config
+from tests.oracle import joint_loss, randomise, tiny_config
 
 CONFIG = tiny_config(num_hidden_layers=3, compress_ratios=(0, 4, 16, 4), hash_routed=(True, False, False), num_nextn_predict_layers=1)
 
@@ -33,12 +32,10 @@ def check_two_training_steps():
         values = []
         for number in (1, 2):
             batch = Batch.pack([tokens[:97], tokens[97:]])
-            out = model(batch)
-            second, routing = model.predict_second(out.streams, tokens.roll(-1), batch)
-            loss = cross_entropy(out.hidden, model.head.weight, tokens.roll(-1)) + 0.3 * cross_entropy(second, model.head.weight, tokens.roll(-2))
+            loss, routing = joint_loss(model, tokens, batch)
             loss.backward()
             norm = optimizers.step(1e-3, number)
-            used = [r for r in [*out.routing, routing] if not r.hash_routed]
+            used = [r for r in routing if not r.hash_routed]
             update_biases({r.name: model.tensors()[r.name + ".gate.bias"] for r in used}, {r.name: load(r) for r in used}, 1e-3)
             values.append([loss.detach(), norm])
         return [values, model.tensors()]
