@@ -36,7 +36,7 @@ class AnswerLog:
     Attributes:
         path, handle: the file; handle is -1 when it is closed, and for a log that was complete when it was reopened.
         length: bytes of the file that hold records.  crc: of the last record appended.
-        finished: the last Output ended the answer.
+        finished: the last Output ended the answer.  empty: there is none.
     """
 
     path: str
@@ -44,6 +44,7 @@ class AnswerLog:
     length: int
     crc: int
     finished: bool
+    empty: bool = True
 
     def __post_init__(self) -> None:
         self._waiting = bytearray()
@@ -53,7 +54,7 @@ class AnswerLog:
         reason = output.finish_reason if output.finish_reason in ENDS else None
         self._append(_OUTPUT.pack(ENDS.index(reason), output.token_id, output.logprob, len(output.top)) +
                      b"".join(_TOP.pack(*pair) for pair in output.top))
-        self.finished = reason is not None
+        self.finished, self.empty = reason is not None, False
 
     def write(self, fsync: bool) -> None:
         """Writes what was appended. If that raises OSError, it is kept, and the next try writes to the same place."""
@@ -113,7 +114,7 @@ def reopen_log(path: str, found: Contents) -> AnswerLog:
     if not found.finished:
         handle = os.open(path, os.O_WRONLY)
         os.ftruncate(handle, found.length)
-    return AnswerLog(path, handle, found.length, found.crc, found.finished)
+    return AnswerLog(path, handle, found.length, found.crc, found.finished, not found.outputs)
 
 
 def read_log(path: str) -> Contents | None:

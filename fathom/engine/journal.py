@@ -43,6 +43,10 @@ class DifferentRequest(UserError):
     """The log under this id is of another request."""
 
 
+class RunningRequest(UserError):
+    """The request under this id is running."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a log says. prompt_tokens: the prompt's length.  outputs: those on file.  finished: the last of them ended the answer."""
@@ -89,7 +93,7 @@ class FileJournal:
 
         Raises:
             DifferentRequest: the log under this id began with another prompt, sampling, length, stop tokens, owner or model.
-            UserError: the request under this id is running.
+            RunningRequest: the request under this id hasn't ended.
             OSError: the log can't be read or begun.
         """
         if not request.id:
@@ -97,7 +101,7 @@ class FileJournal:
         with self._changed:
             self._check()
             if request.id in self._logs:
-                raise UserError("id", request.id, "a request with this id is running", "wait for its answer, or use another id")
+                raise RunningRequest("id", request.id, "a request with this id is running", "wait for its answer, or use another id")
             head, path = self._head(request), self._find(request.id)
             found = read_log(path)
             if found is None:
@@ -135,7 +139,7 @@ class FileJournal:
                 self._write()
 
     def release(self, request_id: str) -> None:
-        """The request isn't running any more. Its log is written, closed and kept.
+        """The request isn't running any more. Its log is written, closed and kept, unless there is nothing in it.
 
         Raises:
             OSError: it couldn't be written to the end; it is closed all the same, and what couldn't be written is lost.
@@ -147,6 +151,8 @@ class FileJournal:
                 log.write(self.fsync)
                 if log.finished:
                     os.rename(log.path, _with_end(log.path, ".done"))  # so that nobody has to read it to know
+                elif log.empty:
+                    remove_log(log.path)
             finally:
                 log.close()
 

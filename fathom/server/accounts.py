@@ -15,7 +15,7 @@ The server's life with it:
             else:
                 await meter.record(usage)
             send(tokens)                               # only now
-        # left without finish: the row is closed as "cancelled" or "failed" with what was recorded
+        # left without finish: the row is closed as "cancelled" or "failed" with what was recorded; withdraw() frees the id instead
 
     await service.close()                              # at the end, after the last request
 
@@ -49,7 +49,7 @@ from fathom.server.balance import Balance
 from fathom.server.billing import UsageRow
 from fathom.server.books import Accounts
 from fathom.server.keys import Key, Limits, NewKey
-from fathom.server.metering import STATUSES, Begin, Finish, LedgerRow, MeterRow, Record, Resume, Usage
+from fathom.server.metering import STATUSES, Begin, Closed, Finish, LedgerRow, MeterRow, Operation, Record, Resume, Usage, Withdraw
 from fathom.server.refusals import BooksClosed, OutOfBalance, Refusal, Revoked, Taken, TooMany
 
 __all__ = ["STATUSES", "Accounts", "AsyncAccounts", "Balance", "BooksClosed", "Key", "LedgerRow", "Limits", "Meter", "NewKey", "OutOfBalance",
@@ -194,19 +194,28 @@ class Meter:
         with contextlib.suppress(BooksClosed):
             self._close(status, None)
 
+    async def withdraw(self) -> None:
+        """Takes the request back, of which nothing was handed out here: it may be asked again under its id. Does nothing on a closed row."""
+        if self._closing is None:
+            with contextlib.suppress(BooksClosed):
+                await asyncio.shield(asyncio.wrap_future(self._last(Withdraw(self.request_id, self._row.account_id))))
+
     async def closed(self) -> bool:
         """Whether the row is closed, once a finish that is under way has come to its end."""
         if self._closing is None:
             return False
         outcomes = await asyncio.gather(asyncio.shield(asyncio.wrap_future(self._closing)), return_exceptions=True)
-        return not isinstance(outcomes[0], BaseException)
+        return isinstance(outcomes[0], Closed)
 
     def _close(self, status: str, usage: Usage | None) -> Future[Any]:
         failed = self._closing is not None and self._closing.done() and self._closing.exception() is not None
         if self._closing is None or failed:
-            accounts = self._service.accounts
-            self._closing = accounts.submit(Finish(self.request_id, self._row.account_id, status, accounts.now(), usage))
-            self._closing.add_done_callback(lambda _: self._service._live.discard(self.request_id))
+            return self._last(Finish(self.request_id, self._row.account_id, status, self._service.accounts.now(), usage))
+        return self._closing
+
+    def _last(self, operation: Operation) -> Future[Any]:
+        self._closing = self._service.accounts.submit(operation)
+        self._closing.add_done_callback(lambda _: self._service._live.discard(self.request_id))
         return self._closing
 
     async def __aenter__(self) -> Meter:

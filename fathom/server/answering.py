@@ -6,7 +6,8 @@
 
 Tokens are generated and journalled by the engine first, recorded by the meter second, handed on third (accounts.py says why); while a
 record is written, the next tokens gather. Leaving the block before the engine has come to the answer's end, because the client has gone
-or the answer took too long, cancels the request, which frees what it held, and closes its row.
+or the answer took too long, cancels the request, which frees what it held, and closes its row. What is told to come again (503) has no
+row: it may come again under its id.
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fathom.engine import Output, Overloaded, Request, Sampling, Ticket
-from fathom.engine.journal import DifferentRequest
+from fathom.engine.journal import DifferentRequest, RunningRequest
 from fathom.errors import UserError
 from fathom.server.accounts import Key, Meter, OutOfBalance, Taken
 from fathom.server.accounts import Usage as Billed
@@ -103,7 +104,7 @@ class Answer:
             if not outputs:
                 if first and waited > settings.wait_seconds:
                     if self._meter:
-                        self._meter.finish_soon("insufficient_system_resource")
+                        await self._meter.withdraw()
                     raise ApiError(503, BUSY, code="no_room_in_time", retry_after=30)
                 if waited > settings.answer_seconds:
                     outputs = [Output(-1, 0.0, None)]
@@ -156,7 +157,10 @@ class Answer:
                 await self._meter.record(usage)
         except UserError as error:
             self.whole = False
-            self._meter.finish_soon("balance" if isinstance(error, OutOfBalance) else "failed")
+            if isinstance(error, OutOfBalance):
+                with contextlib.suppress(UserError):
+                    await self._meter.finish("balance")  # on disk before it is told: who asks again is told the same
+            self._meter.finish_soon("failed")
             raise from_user_error(error) from None
 
 
@@ -177,19 +181,17 @@ async def answering(service: Service, ask: Ask, key: Key, request_id: str) -> As
     async with meter or contextlib.nullcontext():
         try:
             ticket = service.engine.submit(request, arrivals.put)
-        except Overloaded:
-            raise ApiError(503, BUSY, code="overloaded", retry_after=2) from None
-        except DifferentRequest:
-            raise ApiError(409, "The request under this id was begun with another model.", code=Taken.code) from None
-        except UserError as error:
-            raise from_user_error(error) from None
+        except Exception as error:
+            if meter:
+                await meter.withdraw()
+            raise refused_by_engine(error) from None
         answer = Answer(service, ask, meter, ticket, arrivals, Reader(service.tokenizer, ask.parsed, ask.stops))
         try:
             yield answer
         finally:
             if not answer.over:
                 ticket.cancel()
-            if not answer.whole:
+            if meter and not answer.whole:
                 service.forget_after(None if answer.over else arrivals, meter, request.id)
             service.metrics.count(answer.usage)
             for notice in answer.reader.notices:
@@ -225,6 +227,20 @@ def engine_request(service: Service, ask: Ask, key: Key, scoped: str) -> Request
     )
 
 
+def refused_by_engine(error: Exception) -> Exception:
+    """What a client is told when the engine doesn't take its request; a bug stays what it is."""
+    match error:
+        case Overloaded():
+            return ApiError(503, BUSY, code="overloaded", retry_after=2)
+        case DifferentRequest():
+            return ApiError(409, "The request under this id was begun with another model.", code=Taken.code)
+        case RunningRequest():
+            return ApiError(409, "The request under this id hasn't ended yet; ask again in a moment.", code=Taken.code)
+        case UserError():
+            return from_user_error(error)
+    return error
+
+
 async def open_meter(service: Service, key: Key, scoped: str, request: Request) -> Meter | None:
     """The meter of a request: a fresh one, or that of the same request before a crash, or none for an answer that is billed and on file."""
     try:
@@ -235,6 +251,9 @@ async def open_meter(service: Service, key: Key, scoped: str, request: Request) 
             row = await service.accounts.request(key, scoped)
             if row is not None and await asyncio.to_thread(service.on_file, request.id, row.usage.output):
                 return None
+            if row is not None and row.status == "balance":
+                refused = from_user_error(OutOfBalance("request", scoped, "ended when the balance was spent",
+                                                       "top up the account, then ask under another id"))
             raise refused from None
     except UserError as error:
         raise from_user_error(error) from None

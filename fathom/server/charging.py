@@ -10,6 +10,8 @@ the order in which they came, and what they changed is then written (transaction
   ends with what was paid before. So no balance is ever negative and nothing is ever written off; a rest smaller than one
   flush may stay on the account.
 - finish makes the one ledger row. Its money is what was taken, never worked out anew.
+- withdraw is for a request that was let in and then not served: no row, nothing held, and its id is free again. One that a killed server
+  had begun to serve stays open instead, for whoever asks again.
 """
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from datetime import datetime, timedelta
 
 from fathom.prices import dollars
 from fathom.server.keys import Key
-from fathom.server.metering import STATUSES, Begin, Closed, Finish, LedgerRow, MeterRow, Operation, Record, Resume, Usage
+from fathom.server.metering import STATUSES, Begin, Closed, Finish, LedgerRow, MeterRow, Operation, Record, Resume, Usage, Withdraw
 from fathom.server.refusals import OutOfBalance, Refusal, Revoked, Taken, TooMany
 
 MINUTE = timedelta(seconds=60)
@@ -62,7 +64,7 @@ class Books:
     keys: Mapping[int, Key] = field(default_factory=dict)
     traffic: dict[int, Traffic] = field(default_factory=dict)
 
-    def apply(self, operation: Operation) -> MeterRow | Closed:
+    def apply(self, operation: Operation) -> MeterRow | Closed | None:
         """Carries out one operation, or raises a Refusal (or ValueError for our own mistake) and changes nothing."""
         match operation:
             case Begin():
@@ -73,6 +75,8 @@ class Books:
                 return self._record(self._mine(operation.request_id), operation.usage)
             case Finish():
                 return self._finish(operation)
+            case Withdraw():
+                return self._withdraw(operation)
 
     def _begin(self, op: Begin) -> MeterRow:
         running = self.meters.get(op.request_id)
@@ -139,6 +143,18 @@ class Books:
         if meter.key_id in self.traffic:
             self.traffic[meter.key_id].running -= 1
         return Closed(row, unpaid)
+
+    def _withdraw(self, op: Withdraw) -> None:
+        meter = self.meters.get(op.request_id)
+        if meter is None or meter.generation != self.generation:
+            return  # the same operation again, after a commit whose answer was lost
+        if meter.key_id in self.traffic:
+            self.traffic[meter.key_id].running -= 1
+        if meter.usage == Usage():
+            self.accounts[meter.account_id].held -= meter.held
+            del self.meters[op.request_id]
+        else:
+            self.meters[op.request_id] = replace(meter, generation=self.generation - 1)
 
     def _mine(self, request_id: str) -> MeterRow:
         if request_id in self.closed:

@@ -1,4 +1,4 @@
-"""What requests use and what becomes of it, as plain values: usage, the open row (meter), the ledger's row, and the four operations.
+"""What requests use and what becomes of it, as plain values: usage, the open row (meter), the ledger's row, and the five operations.
 
 The rules by which an operation changes the accounts are in charging.py, the SQL in transaction.py.
 """
@@ -123,6 +123,14 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Withdraw:
+    """Takes back a request that wasn't served after all. Without usage it leaves no trace; with some it is open, as a kill leaves it."""
+
+    request_id: str
+    account_id: int
+
+
+@dataclass(frozen=True)
 class Closed:
     """What Finish gives. unpaid: why its last totals weren't charged, if they weren't."""
 
@@ -130,7 +138,7 @@ class Closed:
     unpaid: OutOfBalance | None = None
 
 
-Operation = Begin | Resume | Record | Finish
+Operation = Begin | Resume | Record | Finish | Withdraw
 
 
 def account_of(operation: Operation) -> int:

@@ -141,12 +141,12 @@ class Service:
         entry = self._journal.read(engine_id) if self._journal else None
         return entry is not None and entry.finished and sum(output.token_id >= 0 for output in entry.outputs) <= billed
 
-    def forget_after(self, arrivals: Arrivals | None, meter: Meter | None, engine_id: str) -> None:
+    def forget_after(self, arrivals: Arrivals | None, meter: Meter, engine_id: str) -> None:
         """Drops the log of an answer that its client or we gave up, once the engine has let go of it and its row is closed: nobody can resume it."""
         async def wait_and_forget() -> None:
             while arrivals and not any(output.finish_reason for output in await arrivals.drain(HOUSEKEEPING_SECONDS)):
                 pass
-            if self._journal and (meter is None or await meter.closed()):
+            if self._journal and await meter.closed():
                 await asyncio.to_thread(self._journal.forget, engine_id)
 
         task = asyncio.create_task(wait_and_forget())

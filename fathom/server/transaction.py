@@ -21,7 +21,7 @@ from fathom.server.metering import Begin, Closed, LedgerRow, MeterRow, Operation
 from fathom.server.refusals import BooksClosed, Refusal
 from fathom.server.tables import accounts, ledger, meters, servers
 
-Outcome = MeterRow | Closed | Exception
+Outcome = MeterRow | Closed | Exception | None
 
 
 def run(connection: Connection, operations: Sequence[Operation], server: str, generation: int) -> list[Outcome]:
@@ -94,7 +94,7 @@ def _traffic(connection: Connection, key: key_store.Key, now: datetime) -> Traff
 def _write(connection: Connection, books: Books, states: dict[int, AccountState], running: dict[str, MeterRow],
            closed: dict[str, LedgerRow]) -> None:
     ended = [row for request_id, row in books.closed.items() if request_id not in closed]
-    gone = [row.request_id for row in ended if row.request_id in running]
+    gone = [request_id for request_id in running if request_id not in books.meters]
     fresh = [row for request_id, row in books.meters.items() if request_id not in running]
     moved = [row for request_id, row in books.meters.items() if request_id in running and row != running[request_id]]
     money = [(account_id, state) for account_id, state in books.accounts.items() if state != states[account_id]]

@@ -1,4 +1,5 @@
 """The journal: what was handed out is in the log, whatever kills the process; and a log goes on only for the request that began it."""
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -79,7 +80,8 @@ def test_an_answer_in_any_number_of_sittings(answer: list[Output], cuts: list[in
         journal = opened(Path(folder))
         ended = bool(answer) and answer[-1].finish_reason is not None
         found = journal.read("r")
-        assert (found.id, found.owner, found.prompt_tokens, found.outputs, found.finished) == ("r", "key 1", 3, tuple(answer), ended)
+        assert (found is None) == (not answer), "a log with nothing in it isn't kept"
+        assert found is None or (found.id, found.owner, found.prompt_tokens, found.outputs, found.finished) == ("r", "key 1", 3, tuple(answer), ended)
         assert journal.open(REQUEST) == Logged(tuple(answer))
         if ended:
             with pytest.raises(ValueError, match="has ended"):
@@ -125,6 +127,16 @@ def test_what_changes_no_token_is_no_difference(tmp_path: Path):
     write(journal, REQUEST, token(4))
     assert journal.open(dataclasses.replace(REQUEST, speculate=False, stop_ids=frozenset({2, 1}))).outputs == (token(4),)
     journal.close()
+
+
+def test_reopened_without_anything_new_a_log_is_kept(tmp_path: Path):
+    with contextlib.closing(opened(tmp_path)) as journal:
+        write(journal, REQUEST)
+        assert not files(tmp_path), "there is nothing in it"
+        write(journal, REQUEST, token(4))
+        assert journal.open(REQUEST).outputs == (token(4),)
+        journal.release("r")
+        assert journal.read("r").outputs == (token(4),)
 
 
 def test_a_running_request_is_refused(tmp_path: Path):

@@ -94,6 +94,36 @@ def test_money_that_ends_under_way(play, accounts: Accounts) -> None:
     assert statuses(accounts) == {"recorded": ("balance", 2), "finished": ("balance", 0)}
 
 
+def test_taken_back_the_id_is_free(play, accounts: Accounts) -> None:
+    async def scene(service: AsyncAccounts, key: Key) -> None:
+        before = await service.balance(key)
+        for _ in range(2):
+            async with await service.begin("r", key, PRO, 10) as meter:
+                await asyncio.gather(meter.withdraw(), meter.withdraw())
+            assert await service.balance(key) == before and not await meter.closed()
+        async with await service.begin("r", key, PRO, 10) as meter:
+            await meter.finish("stop", Usage(0, 10, 5))
+            await meter.withdraw()
+            assert await meter.closed()
+    play(scene)
+    assert statuses(accounts) == {"r": ("stop", 5)}
+
+
+def test_a_resumed_one_that_is_taken_back_is_as_the_kill_left_it(play, accounts: Accounts) -> None:
+    async def scene(service: AsyncAccounts, key: Key) -> None:
+        limited = accounts.create_key("bob", postpaid=True, limits=Limits(concurrency=1)).key
+        meter = await service.begin("r", limited, PRO, 10)
+        await meter.record(Usage(0, 10, 3))
+        await meter.withdraw()
+        await (await service.begin("other", limited, PRO, 10)).finish("stop")
+        async with await service.resume("r", limited) as meter:
+            assert meter.usage == Usage(0, 10, 3)
+            await meter.withdraw()
+        assert [row.request_id for row in await service.recover()] == ["r"], "and closed when its log has gone"
+    play(scene)
+    assert statuses(accounts) == {"r": ("crashed", 3), "other": ("stop", 0)}
+
+
 @pytest.mark.parametrize("pauses", range(12))
 def test_cancelled_at_any_moment_nothing_stays_open(play, accounts: Accounts, pauses: int) -> None:
     """A task is cancelled after so many turns of the loop: before, while and after each of its writes."""

@@ -45,6 +45,8 @@ class Asked:
     """Its client saw the end."""
     status: int = 0
     text: str = ""
+    refused: str = ""
+    """What the service said when it last answered with another status than 200."""
     attempts: int = 0
 
     @property
@@ -112,7 +114,7 @@ class Clients:
             answer = connection.getresponse()
             asked.status = answer.status
             if answer.status != 200:
-                answer.read()
+                asked.refused = answer.read().decode()
                 return
             for line in answer if asked.body["stream"] else [b"data: " + answer.read().strip()]:
                 if not line.startswith(b"data: {"):

@@ -80,7 +80,8 @@ def test_one_waits_for_another_and_hears_that_it_is_waited_for(tight: Live) -> N
 
     def listen(name: str, body: dict[str, Any]) -> None:
         connection = http.client.HTTPConnection(tight.url.removeprefix("http://"), timeout=60)
-        connection.request("POST", CHAT, json.dumps(body), {"Authorization": f"Bearer {tight.key}", "Content-Type": "application/json"})
+        connection.request("POST", CHAT, json.dumps(body), {"Authorization": f"Bearer {tight.key}", "Content-Type": "application/json",
+                                                            "X-Request-Id": name})
         answer = connection.getresponse()
         lines[name] = [str(answer.status).encode(), *answer]
         connection.close()
@@ -107,6 +108,12 @@ def test_one_waits_for_another_and_hears_that_it_is_waited_for(tight: Live) -> N
     assert lines["whole"][0] == b"200" and lines["whole"][1:-1].count(b"\n") >= 5, "blank lines before the body"
     assert json.loads(b"".join(lines["whole"][1:]))["error"]["code"] == "no_room_in_time"
     assert tight.until_idle(seconds=2)["free_blocks"] > 0, "what is cut isn't computed to its end"
+    with Accounts.open(tight.folder, serving=False) as books:
+        ids = [f"{tight.key[:11]}-{name}" for name in lines]
+        found = [books.request(books.find_key("someone").account_id, name) for name in ids]
+        assert [name for name, row in zip(lines, found) if row] == ["first"] and books.audit() == []
+    status, _, _ = tight.request("POST", CHAT, {**ENDLESS, "max_tokens": 5}, headers={"X-Request-Id": "whole"})
+    assert status == 200, "who was told to come again may come under the same id"
 
 
 def test_anthropics_clients_hear_pings(tight: Live) -> None:

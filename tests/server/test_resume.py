@@ -92,6 +92,27 @@ def test_another_request_under_the_same_id_is_refused(service: Forked) -> None:
     assert status == 200, "ids of different keys have nothing to do with each other"
 
 
+def test_who_asks_again_after_the_balance_was_spent_is_told_so_again(service: Forked) -> None:
+    with Accounts.open(service.folder, serving=False) as books:
+        poor = books.create_key("poor").secret
+        books.credit("poor", "top-up", topped_up=30_000)
+
+    def ask(name: str) -> tuple[int, Any]:
+        status, answer = service.post(CHAT, LONG, headers={"X-Request-Id": name}, key=poor)
+        return status, answer.get("error", {}).get("message")
+
+    status, told = ask("dear")
+    assert status == 402 and "top up" in told
+    with Accounts.open(service.folder, serving=False) as books:
+        row = books.request(books.find_key("poor").account_id, f"{poor[:11]}-dear")
+        assert row is not None and row.status == "balance" and 0 < row.usage.output < 400
+        books.credit("poor", "top-up", topped_up=10**6)
+    assert ask("dear") == (402, f"request = {poor[:11]}-dear: ended when the balance was spent; top up the account, then ask under another id")
+    assert service.end() == -9
+    service.start()
+    assert ask("dear")[0] == 402 and ask("another")[0] == 200
+
+
 def test_an_id_that_is_running_is_taken(service: Forked) -> None:
     done = []
     thread = threading.Thread(target=lambda: done.append(service.post(CHAT, {**LONG, "seed": 9}, headers={"X-Request-Id": "busy"})[0]))
