@@ -33,9 +33,8 @@ class Block(nn.Module):
         """New streams and what the router did."""
         c = self.config
         constants = {"sinkhorn_steps": c.hc_sinkhorn_iters, "norm_eps": c.rms_norm_eps, "eps": c.hc_eps}
-        h, post, comb = k.mhc_mix(X, self.hc_attn_fn, self.hc_attn_scale, self.hc_attn_base, **constants)
-        out = self.attn(k.rms_norm(h, self.attn_norm.weight, c.rms_norm_eps), geometry, memory, k, mode)
-        X = k.mhc_expand(X, out, post, comb)
-        h, post, comb = k.mhc_mix(X, self.hc_ffn_fn, self.hc_ffn_scale, self.hc_ffn_base, **constants)
-        out, routing = self.ffn(k.rms_norm(h, self.ffn_norm.weight, c.rms_norm_eps), token_ids, k)
+        h, post, comb = k.mhc_read(X, self.hc_attn_fn, self.hc_attn_scale, self.hc_attn_base, self.attn_norm.weight, **constants)
+        X = k.mhc_expand(X, self.attn(h, geometry, memory, k, mode), post, comb)
+        h, post, comb = k.mhc_read(X, self.hc_ffn_fn, self.hc_ffn_scale, self.hc_ffn_base, self.ffn_norm.weight, **constants)
+        out, routing = self.ffn(h, token_ids, k)
         return k.mhc_expand(X, out, post, comb), routing

@@ -5,6 +5,8 @@ in both directions; faster kernels add rows for what they cover and give the rea
 `select` resolves the whole table for one model and returns plain callables, so a call is a call: nothing is looked up, and
 nothing falls back, while the model runs. `fathom doctor` prints the same rows.
 
+Chains (chains.py) are operators in the table, too, but for one thing: one without a row of its own is composed of the others.
+
 To add a kernel: write it under the operator's file name in its own folder, describe it as `Row`s, pass them to `select`, and run
 the operator's case list against the reference.
 """
@@ -12,22 +14,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import reference
+from . import chains, reference
 from .reference import official
 
 PRECISIONS = ("fp32", "bf16", "fp16", "official")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "official": torch.bfloat16}  # of activations
 
 
+def _composed(*_: Any) -> Any:
+    """Stands for a chain that no kernel serves."""
+    raise AssertionError("a chain was called without its kernels")
+
+
 @dataclass(frozen=True)
 class Kernels:
-    """One callable per operator; signatures and contracts are the reference functions'.
+    """One callable per operator; signatures and contracts are the reference functions'; of chains, those of chains.py without `k`.
 
     packer: given weights' formats by name and how many experts of a layer fit, makes what holds them in these kernels' own layout
         (ops/native/bank.py); None where weights are plain tensors.
@@ -54,10 +62,21 @@ class Kernels:
     rms_norm: Callable[..., Tensor] = reference.rms_norm
     rope: Callable[..., Tensor] = reference.rope
     route: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.route
+    attention_inputs: Callable[..., tuple[Tensor, Tensor, Tensor]] = _composed
+    attention_output: Callable[..., Tensor] = _composed
+    index_inputs: Callable[..., tuple[Tensor, Tensor]] = _composed
+    mhc_read: Callable[..., tuple[Tensor, Tensor, Tensor]] = _composed
+    moe: Callable[..., tuple[Tensor, Tensor, Tensor]] = _composed
     packer: Callable[[Mapping[str, str], int | None], Any] | None = None
 
+    def __post_init__(self) -> None:
+        for name in CHAINS:
+            if getattr(self, name) is _composed:
+                object.__setattr__(self, name, partial(getattr(chains, name), self))
 
-OPERATORS: tuple[str, ...] = tuple(name for name in Kernels.__dataclass_fields__ if name != "packer")
+
+CHAINS = ("attention_inputs", "attention_output", "index_inputs", "mhc_read", "moe")
+OPERATORS: tuple[str, ...] = tuple(name for name in Kernels.__dataclass_fields__ if name not in (*CHAINS, "packer"))
 
 
 @dataclass(frozen=True)
@@ -101,7 +120,7 @@ def select(device_type: str, precision: str, *, training: bool, rows: Sequence[R
     """
     if precision not in PRECISIONS:
         raise UserError("precision", precision, f"one of {', '.join(PRECISIONS)}")
-    reads_weights = ("experts", "linear", "linear_fp8", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_head", "mhc_mix")
+    reads_weights = ("experts", "linear", "linear_fp8", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_head", "mhc_mix", *CHAINS)
     chosen: dict[str, Row] = {}
     kernels: dict[str, Any] = {}
     for row in [*rows, *reference_rows()]:
@@ -110,4 +129,4 @@ def select(device_type: str, precision: str, *, training: bool, rows: Sequence[R
             chosen[row.operator], kernels[row.operator] = row, row.kernel
     packers = {row.packer for name, row in chosen.items() if name in reads_weights}
     assert len(packers) == 1, "operators that read weights must agree on their layout"
-    return Kernels(**kernels, packer=packers.pop()), [chosen[name] for name in OPERATORS]
+    return Kernels(**kernels, packer=packers.pop()), [chosen[name] for name in (*OPERATORS, *CHAINS) if name in chosen]

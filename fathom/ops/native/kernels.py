@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ...quant import STREAM_PARTS
+from .. import chains
 from ..spans import Entries, History, Spans
-from ..table import Row
-from .bank import Experts, Packer
+from ..table import CHAINS, Row
+from .bank import Experts, LargerBank, Packer
 from .library import load
 from .packed import Grouped, Packed, Split
 
@@ -77,29 +78,31 @@ class Native:
 
     def _product(self, x: Tensor, weight: Packed, fp32: int) -> Tensor:
         if x.dim() == 2:
-            return self.ext.linear(x, weight.data, weight.scale, weight.rows, weight.columns, weight.code, fp32)
-        y = self.ext.linear(x.reshape(-1, weight.columns), weight.data, weight.scale, weight.rows, weight.columns, weight.code, fp32)
-        return y.view(*x.shape[:-1], weight.rows)
+            return self.ext.linear(x, weight.parts, fp32)
+        return self.ext.linear(x.reshape(-1, weight.columns), weight.parts, fp32).view(*x.shape[:-1], weight.rows)
 
     def linear_fp32_pair(self, x: Tensor, first: Packed, second: Packed) -> Tensor:
         """[T, columns] → [T, 2, rows], fp32."""
-        return self.ext.linear_pair(x, first.data, second.data, first.rows, first.columns)
+        return self.ext.linear_pair(x, first.parts, second.parts)
 
     def linear_grouped(self, x: Tensor, weight: Grouped) -> Tensor:
         """[T, G, columns] → [T, rows], bf16."""
-        return self.ext.linear_grouped(x, weight.data, weight.scale, weight.rows // weight.groups, weight.columns, weight.code)
+        return self.ext.linear_grouped(x, weight.parts)
 
     def experts(self, x: Tensor, weights: Tensor, chosen: Tensor, w1: Experts, w2: Experts, w3: Experts, shared: tuple[Packed, Packed, Packed],
                 limit: float) -> Tensor:
         """[T, D] → [T, D]; all matrices are those of one bank."""
-        bank = w1.bank
-        size = x.shape[0] * (chosen.shape[1] + 1) * x.shape[1]
+        bank, rows = w1.bank, self._room(x, chosen.shape[1])
+        for active in bank.turns(chosen):
+            self.ext.experts(x, weights, chosen, bank.pointers, bank.width, *bank.codes, limit, self.official, active, rows)
+        return self.ext.experts_sum(rows)
+
+    def _room(self, x: Tensor, top_k: int) -> Tensor:
+        """[T, K + 1, D] to work in, for x [T, D]."""
+        size = x.shape[0] * (top_k + 1) * x.shape[1]
         if self._rows.numel() < size:
             self._rows = torch.empty(size, dtype=torch.bfloat16)
-        rows = self._rows[:size].view(x.shape[0], -1, x.shape[1])
-        for active in bank.turns(chosen):
-            self.ext.experts(x, weights, chosen, bank.pointers, bank.width, bank.codes[0], bank.codes[1], limit, self.official, active, rows)
-        return self.ext.experts_sum(rows)
+        return self._rows[:size].view(x.shape[0], top_k + 1, x.shape[1])
 
     def route(self, logits: Tensor, *, bias: Tensor | None, chosen: Tensor | None, top_k: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, weights, experts."""
@@ -120,13 +123,11 @@ class Native:
     def mhc_mix(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, sinkhorn_steps: int, norm_eps: float,
                 eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """h, post, comb."""
-        p = fn.packed
-        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, p.code, scale, base, sinkhorn_steps, norm_eps, eps)
+        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, None, sinkhorn_steps, norm_eps, eps)
 
     def mhc_head(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, norm_eps: float, eps: float) -> Tensor:
         """h [T, D]."""
-        p = fn.packed
-        return self.ext.mhc_mix(X.contiguous(), p.data, None, p.rows, p.columns, p.code, scale, base, 0, norm_eps, eps)
+        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, None, 0, norm_eps, eps)
 
     def mhc_expand(self, X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
         """X, changed in place (a copy of it where its streams share memory)."""
@@ -158,6 +159,36 @@ class Native:
         return self.ext.attend(q, window, window_spans.window, sink, entries.pool, places.table, base, places.per_block,
                                window_spans.runs.tensor, base, entry_spans.ratio, chosen, self.coded)
 
+    # Chains: ops/chains.py says what each is composed of.
+
+    def mhc_read(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, norm: Tensor, *, sinkhorn_steps: int, norm_eps: float,
+                 eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed h, post, comb."""
+        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, norm, sinkhorn_steps, norm_eps, eps)
+
+    def attention_inputs(self, h: Tensor, wq_a: Packed, q_norm: Tensor, wq_b: Packed, wkv: Packed, kv_norm: Tensor, heads: int, eps: float,
+                         cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_q, q, kv."""
+        return self.ext.attention_inputs(h, wq_a.parts, q_norm, wq_b.parts, wkv.parts, kv_norm, heads, eps, cos, sin, self.official)
+
+    def attention_output(self, out: Tensor, cos: Tensor, back: Tensor, wo_a: Grouped, wo_b: Packed, groups: int) -> Tensor:
+        """[T, D]."""
+        return self.ext.attention_output(out, cos, back, wo_a.parts, wo_b.parts, self.official)
+
+    def index_inputs(self, h: Tensor, c_q: Tensor, wq_b: Packed, weights_proj: Packed, heads: int, cos: Tensor, sin: Tensor,
+                     factor: float) -> tuple[Tensor, Tensor]:
+        """q, w."""
+        return self.ext.index_inputs(h, c_q, wq_b.parts, weights_proj.parts, heads, cos, sin, factor, self.official)
+
+    def moe(self, h: Tensor, gate: Packed, w1: Experts, w2: Experts, w3: Experts, shared: tuple[Packed, Packed, Packed], *, bias: Tensor | None,
+            chosen: Tensor | None, top_k: int, factor: float, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Output, scores, experts; a larger bank is computed in turns, once the choice is known."""
+        bank = w1.bank
+        if isinstance(bank, LargerBank):
+            return chains.moe(self, h, gate, w1, w2, w3, shared, bias=bias, chosen=chosen, top_k=top_k, factor=factor, limit=limit)
+        return self.ext.moe(h, gate.parts, bias, chosen, top_k, factor, bank.pointers, bank.width, *bank.codes, limit, self.official,
+                            self._room(h, top_k))
+
 
 class Official(Native):
     """Operators in precision `official`: activations in E4M3, cache rows of bytes, its rounding points."""
@@ -188,4 +219,4 @@ class Official(Native):
 
 OPERATORS = ("attend", "compress", "encode_entries", "encode_keys", "experts", "index_queries", "index_topk", "linear", "linear_fp8",
              "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_expand", "mhc_head", "mhc_mix", "norm_rope", "remember", "rms_norm", "rope",
-             "route")
+             "route", *CHAINS)

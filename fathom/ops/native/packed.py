@@ -24,6 +24,7 @@ class Packed:
         format: None (bf16), "fp8" or "fp4".
         data: bf16 [panels, K/2, 16, 2]; uint8 [panels, K/2, 16, 2] (E4M3); or uint8 [panels, K/2, 16] (two E2M1, low nibble first).
         scale: ue8m0 bytes: None; [panels, ⌈K/128⌉]; or [panels, K/32, 16].
+        parts: data, scale, rows, columns and the format's number: what the kernels take for a matrix.
     """
 
     def __init__(self, rows: int, columns: int, format: str | None = None, data: Tensor | None = None, scale: Tensor | None = None) -> None:
@@ -31,11 +32,7 @@ class Packed:
         if data is None:
             data, scale = empty(rows, columns, format)
         self.data, self.scale = data, scale
-
-    @property
-    def code(self) -> int:
-        """The format's number in the kernels."""
-        return CODES[self.format]
+        self.parts = data, scale, rows, columns, CODES[format]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,6 +140,7 @@ class Grouped(Packed):
     def __init__(self, rows: int, columns: int, groups: int) -> None:
         super().__init__(rows, columns, None, torch.stack([empty(rows // groups, columns, None)[0] for _ in range(groups)]))
         self.groups = groups
+        self.parts = self.data, None, rows // groups, columns, CODES[None]
 
     def write(self, first: int, values: Tensor) -> None:
         """Packs rows first, first + 1, … of all blocks' rows."""

@@ -2,23 +2,7 @@
 //
 // Methods take tensors and numbers by position; the wrappers in kernels.py give them their names and contracts. Checked here: type,
 // device, contiguity and sizes of everything whose address is handed on. Long calls let other Python threads run.
-#include <Python.h>
-
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <torch/csrc/autograd/python_variable.h>
-
-#include <stdexcept>
-#include <string>
-#include <vector>
-
-#include "table.h"
-
-using at::Tensor;
-using fathom::Pages;
-using fathom::Run;
-using fathom::Table;
-using fathom::Weight;
+#include "chains.h"
 
 extern "C" {
 #define FATHOM_DECLARE(isa) const Table* fathom_table_##isa();
@@ -28,187 +12,63 @@ FATHOM_TABLES(FATHOM_DECLARE)
 
 namespace {
 
-struct Object {
-    PyObject_HEAD
-    const Table* table;
-};
-
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-void require(bool fine, const char* what) {
-    if (!fine) throw std::invalid_argument(what);
-}
-
-const Tensor& any_tensor(PyObject* o) {
-    require(THPVariable_Check(o), "not a tensor");
-    const Tensor& t = THPVariable_Unpack(o);
-    require(t.is_cpu() && t.is_contiguous(), "not a contiguous tensor in main memory");
-    return t;
-}
-
-const Tensor& tensor(PyObject* o, at::ScalarType type) {
-    const Tensor& t = any_tensor(o);
-    require(t.scalar_type() == type, "a tensor of another type than the kernel takes");
-    return t;
-}
-
-const uint16_t* bf16(PyObject* o) { return (const uint16_t*)tensor(o, at::kBFloat16).const_data_ptr(); }
-const float* fp32(PyObject* o) { return (const float*)tensor(o, at::kFloat).const_data_ptr(); }
-const int64_t* int64(PyObject* o) { return o == Py_None ? nullptr : (const int64_t*)tensor(o, at::kLong).const_data_ptr(); }
-
-int64_t number(PyObject* o) {
-    int64_t n = PyLong_AsLongLong(o);
-    if (n == -1 && PyErr_Occurred()) throw std::invalid_argument("not a whole number");
-    return n;
-}
-
-double real(PyObject* o) {
-    double x = PyFloat_AsDouble(o);
-    if (x == -1 && PyErr_Occurred()) throw std::invalid_argument("not a number");
-    return x;
-}
-
-Tensor make(at::IntArrayRef shape, at::ScalarType type) { return at::empty(shape, at::TensorOptions().dtype(type)); }
-
-struct Unlocked {  // lets other threads run Python while a long call computes
-    PyThreadState* state;
-    explicit Unlocked(int64_t work) : state(work > (1 << 24) ? PyEval_SaveThread() : nullptr) {}
-    void end() {
-        if (state) PyEval_RestoreThread(state);
-        state = nullptr;
-    }
-    ~Unlocked() { end(); }
-};
-
-int64_t bits(fathom::Format format) { return format == fathom::BF16 ? 16 : format == fathom::FP8 ? 8 : 4; }
-
-// A matrix as five arguments: data, scale (or None), rows, columns, format.
-Weight weight(PyObject* const* a) {
-    Weight w{any_tensor(a[0]).const_data_ptr(), nullptr, number(a[2]), number(a[3]), (fathom::Format)number(a[4])};
-    if (a[1] != Py_None) w.scale = (const uint8_t*)tensor(a[1], at::kByte).const_data_ptr();
-    int64_t values = (w.rows + 15) / 16 * 16 * ((w.columns + 31) / 32 * 32);
-    require(any_tensor(a[0]).nbytes() * 8 >= (size_t)(values * bits(w.format)), "a packed matrix smaller than its rows and columns");
-    require((w.format == fathom::BF16) == (w.scale == nullptr), "a quantised matrix has scales, a plain one has none");
-    return w;
-}
-
-const Run* runs(PyObject* o, int64_t& count) {
-    const Tensor& t = tensor(o, at::kLong);
-    require(t.dim() == 2 && t.size(1) == 4, "runs are [R, 4]");
-    count = t.size(0);
-    return (const Run*)t.const_data_ptr();
-}
-
-// Pages as three arguments: table [R, width] int32 or None, base [R] int64 or None, entries a block.
-Pages pages(PyObject* const* a, int64_t R) {
-    Pages p{nullptr, int64(a[1]), 0, number(a[2])};
-    require(p.base || a[0] != Py_None, "neither a table nor a base");
-    if (a[0] != Py_None) {
-        const Tensor& t = tensor(a[0], at::kInt);
-        require(t.dim() == 2 && t.size(0) == R, "a block table is [R, width]");
-        p.table = (const int32_t*)t.const_data_ptr(), p.width = t.size(1);
-    }
-    return p;
-}
-
-#define FATHOM_METHOD(name, count)                                                                        \
-    PyObject* name##_(const Table& k, PyObject* const* a);                                               \
-    PyObject* name(PyObject* self, PyObject* const* a, Py_ssize_t n) {                                    \
-        try {                                                                                             \
-            require(n == count, #name " takes " #count " arguments");                                     \
-            return name##_(*((Object*)self)->table, a);                                                   \
-        } catch (const std::exception& e) {                                                               \
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, (std::string(#name ": ") + e.what()).c_str()); \
-            return nullptr;                                                                               \
-        }                                                                                                 \
-    }                                                                                                     \
-    PyObject* name##_(const Table& k, PyObject* const* a)
-
-// x [T, ≥ columns] (rows may be apart), weight ×5, fp32 → [T, rows]
-FATHOM_METHOD(linear, 7) {
+// x [T, ≥ columns] (rows may be apart), weight, fp32 → [T, rows]
+FATHOM_METHOD(linear, 3) {
     require(THPVariable_Check(a[0]), "not a tensor");
     const Tensor& x = THPVariable_Unpack(a[0]);
-    Weight w = weight(a + 1);
+    Weight w = weight(a[1]);
     require(x.is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 2 && x.stride(1) == 1 && x.size(1) == w.columns, "x is [T, columns] bf16");
-    bool wide = number(a[6]);
+    bool wide = number(a[2]);
     Tensor y = make({x.size(0), w.rows}, wide ? at::kFloat : at::kBFloat16);
     {
         Unlocked unlocked(x.size(0) * w.rows * w.columns);
-        k.linear((const uint16_t*)x.const_data_ptr(), x.stride(0), x.size(0), w, y.data_ptr(), w.rows, wide);
+        k.linear(in16(x), x.stride(0), x.size(0), w, y.data_ptr(), w.rows, wide);
     }
     return THPVariable_Wrap(y);
 }
 
 // x [T, columns], two packed matrices of the same rows and columns → [T, 2, rows] fp32
-FATHOM_METHOD(linear_pair, 5) {
+FATHOM_METHOD(linear_pair, 3) {
     const Tensor& x = tensor(a[0], at::kBFloat16);
-    int64_t T = x.size(0), rows = number(a[3]), columns = number(a[4]);
-    require(x.dim() == 2 && x.size(1) == columns, "x is [T, columns] bf16");
+    Weight w[2] = {weight(a[1]), weight(a[2])};
+    int64_t T = x.size(0), rows = w[0].rows, columns = w[0].columns;
+    require(x.dim() == 2 && x.size(1) == columns && w[1].rows == rows && w[1].columns == columns, "x is [T, columns] bf16, the matrices of one size");
     Tensor y = make({T, 2, rows}, at::kFloat);
-    PyObject* five[5] = {nullptr, Py_None, a[3], a[4], nullptr};
-    PyObject* format = PyLong_FromLong(fathom::BF16);
-    five[4] = format;
-    Weight w[2];
-    for (int i = 0; i < 2; i++) five[0] = a[1 + i], w[i] = weight(five);
-    Py_DECREF(format);
     Unlocked unlocked(2 * T * rows * columns);
-    for (int i = 0; i < 2; i++) k.linear((const uint16_t*)x.const_data_ptr(), columns, T, w[i], (float*)y.data_ptr() + i * rows, 2 * rows, true);
+    for (int i = 0; i < 2; i++) k.linear(in16(x), columns, T, w[i], (float*)y.data_ptr() + i * rows, 2 * rows, true);
     unlocked.end();
     return THPVariable_Wrap(y);
 }
 
-// x [T, G, columns], data [G, …] and scale [G, …] (or None) of G packed matrices, their rows and columns, format → [T, G·rows]
-FATHOM_METHOD(linear_grouped, 6) {
-    const Tensor &x = tensor(a[0], at::kBFloat16), &data = any_tensor(a[1]);
-    int64_t T = x.size(0), G = x.size(1), rows = number(a[3]), columns = number(a[4]), scales = 0;
-    require(x.dim() == 3 && x.size(2) == columns && data.size(0) == G, "x is [T, G, columns] bf16");
-    Weight w = weight(a + 1);
-    int64_t size = data.nbytes() / G;
-    require(size * 8 >= (rows + 15) / 16 * 16 * ((columns + 31) / 32 * 32) * bits(w.format), "a packed matrix smaller than its rows and columns");
-    if (w.scale) scales = any_tensor(a[2]).nbytes() / G;
-    Tensor y = make({T, G * rows}, at::kBFloat16);
-    Unlocked unlocked(T * G * rows * columns);
-    for (int64_t g = 0; g < G; g++)
-        k.linear((const uint16_t*)x.const_data_ptr() + g * columns, G * columns, T,
-                 Weight{(const uint8_t*)w.data + g * size, w.scale ? w.scale + g * scales : nullptr, rows, columns, w.format},
-                 (uint16_t*)y.data_ptr() + g * rows, G * rows, false);
-    unlocked.end();
-    return THPVariable_Wrap(y);
-}
-
-// x [T, D], weights, chosen [T, K], pointers [E + 1, 4] int64 (gate_up data, scale, down data, scale; the shared expert last), I,
-// formats of routed and shared experts, limit, official, active [E + 1] uint8 or None (all), rows [T, K + 1, D]: changed in place
-FATHOM_METHOD(experts, 11) {
+// x [T, G, columns], G packed matrices → [T, G·rows]
+FATHOM_METHOD(linear_grouped, 2) {
     const Tensor& x = tensor(a[0], at::kBFloat16);
-    const Tensor& chosen = tensor(a[2], at::kLong);
-    const Tensor& pointers = tensor(a[3], at::kLong);
-    const Tensor& rows = tensor(a[10], at::kBFloat16);
-    int64_t T = x.size(0), D = x.size(1), K = chosen.size(1), E = pointers.size(0) - 1, I = number(a[4]);
-    require(chosen.size(0) == T && tensor(a[1], at::kFloat).numel() == T * K && pointers.size(1) == 4 && rows.numel() == T * (K + 1) * D,
-            "shapes that don't belong together");
-    const int64_t* at_ = (const int64_t*)pointers.const_data_ptr();
-    std::vector<uint8_t> every(E + 1, 1);
-    const uint8_t* active = every.data();
-    if (a[9] != Py_None) {
-        require(tensor(a[9], at::kByte).numel() == E + 1, "active is [E + 1]");
-        active = (const uint8_t*)tensor(a[9], at::kByte).const_data_ptr();
-    }
-    std::vector<Weight> up(E + 1), down(E + 1);
-    for (int64_t e = 0; e <= E; e++) {
-        auto format = (fathom::Format)number(a[e == E ? 6 : 5]);
-        require(!active[e] || (at_[4 * e] && at_[4 * e + 2]), "an active expert without weights");
-        up[e] = {(const void*)at_[4 * e], (const uint8_t*)at_[4 * e + 1], 2 * ((I + 15) / 16 * 16), D, format};
-        down[e] = {(const void*)at_[4 * e + 2], (const uint8_t*)at_[4 * e + 3], D, I, format};
-    }
-    const int64_t* list = (const int64_t*)chosen.const_data_ptr();
-    for (int64_t i = 0; i < T * K; i++) require(list[i] >= 0 && list[i] < E, "an expert that doesn't exist");
+    Groups w(a[1]);
+    require(x.dim() == 3 && x.size(1) == w.count && x.size(2) == w.first.columns, "x is [T, G, columns] bf16");
+    Tensor y = make({x.size(0), w.count * w.first.rows}, at::kBFloat16);
+    Unlocked unlocked(x.numel() * w.first.rows);
+    w.multiply(k, in16(x), x.size(0), out16(y));
+    unlocked.end();
+    return THPVariable_Wrap(y);
+}
+
+// x [T, D], weights, chosen [T, K], experts ×4, limit, official, active [E + 1] uint8 or None (all), rows [T, K + 1, D]: changed in place
+FATHOM_METHOD(experts, 11) {
+    const Tensor &x = tensor(a[0], at::kBFloat16), &chosen = tensor(a[2], at::kLong), &rows = tensor(a[10], at::kBFloat16);
+    int64_t T = x.size(0), D = x.size(1), K = chosen.size(1);
+    const uint8_t* active = a[9] == Py_None ? nullptr : (const uint8_t*)tensor(a[9], at::kByte).const_data_ptr();
+    require(!active || tensor(a[9], at::kByte).numel() == tensor(a[3], at::kLong).size(0), "active is [E + 1]");
+    Experts all(a + 3, D, active);
+    require(chosen.size(0) == T && tensor(a[1], at::kFloat).numel() == T * K && rows.numel() == T * (K + 1) * D, "shapes that don't belong together");
+    const int64_t* list = experts_that_exist(chosen, all.count);
     float limit = (float)real(a[7]);
     bool official = number(a[8]);
     const float* weights = fp32(a[1]);
+    std::vector<uint8_t> every(all.count + 1, 1);
     {
-        Unlocked unlocked(T * K * D * I * 3);
-        k.experts((const uint16_t*)x.const_data_ptr(), T, D, I, weights, list, K, E, up.data(), down.data(), active, limit, official,
-                  (uint16_t*)rows.data_ptr());
+        Unlocked unlocked(T * K * D * all.width * 3);
+        k.experts(in16(x), T, D, all.width, weights, list, K, all.count, all.up.data(), all.down.data(), active ? active : every.data(), limit, official,
+                  out16(rows));
     }
     Py_RETURN_NONE;
 }
@@ -228,63 +88,53 @@ FATHOM_METHOD(route, 5) {
     const int64_t* given = int64(a[2]);
     if (given) {
         require(tensor(a[2], at::kLong).numel() == T * K, "chosen is [T, K]");
-        for (int64_t i = 0; i < T * K; i++) require(given[i] >= 0 && given[i] < E, "an expert that doesn't exist");
+        experts_that_exist(tensor(a[2], at::kLong), E);
     }
     Tensor scores = make({T, E}, at::kFloat), weights = make({T, K}, at::kFloat), chosen = make({T, K}, at::kLong);
     k.route((const float*)logits.const_data_ptr(), T, E, a[1] == Py_None ? nullptr : fp32(a[1]), given, K, (float)real(a[4]),
             (float*)scores.data_ptr(), (float*)weights.data_ptr(), (int64_t*)chosen.data_ptr());
-    PyObject* three = PyTuple_New(3);
-    PyTuple_SET_ITEM(three, 0, THPVariable_Wrap(scores));
-    PyTuple_SET_ITEM(three, 1, THPVariable_Wrap(weights));
-    PyTuple_SET_ITEM(three, 2, THPVariable_Wrap(chosen));
-    return three;
+    return three(scores, weights, chosen);
 }
 
 // x [.., D], weight [D], eps → like x
 FATHOM_METHOD(rms_norm, 3) {
     const Tensor& x = tensor(a[0], at::kBFloat16);
     int64_t D = x.size(-1);
-    require(tensor(a[1], at::kBFloat16).numel() == D, "one weight a column");
     Tensor y = make(x.sizes(), at::kBFloat16);
-    k.rms_norm((const uint16_t*)x.const_data_ptr(), x.numel() / D, D, bf16(a[1]), (float)real(a[2]), (uint16_t*)y.data_ptr());
+    k.rms_norm(in16(x), x.numel() / D, D, norm_weight(a[1], D), (float)real(a[2]), out16(y));
     return THPVariable_Wrap(y);
 }
 
 // x [T, C] or [T, H, C], weight [C] or None, eps (negative: no norm), cos, sin [T, R/2], twice → like x
 FATHOM_METHOD(norm_rope, 6) {
     const Tensor& x = tensor(a[0], at::kBFloat16);
-    const Tensor& cos = tensor(a[3], at::kFloat);
     int64_t T = x.size(0), C = x.size(-1), H = x.dim() == 3 ? x.size(1) : 1;
-    require(cos.size(0) == T && 2 * cos.size(1) <= C && tensor(a[4], at::kFloat).numel() == cos.numel(), "cos and sin are [T, R/2]");
-    require(a[1] == Py_None || tensor(a[1], at::kBFloat16).numel() == C, "one weight a column");
+    Angles angles(a[3], a[4], T, C);
     Tensor y = make(x.sizes(), at::kBFloat16);
-    k.norm_rope((const uint16_t*)x.const_data_ptr(), T, H, C, a[1] == Py_None ? nullptr : bf16(a[1]), (float)real(a[2]), (const float*)cos.const_data_ptr(),
-                fp32(a[4]), 2 * cos.size(1), number(a[5]), (uint16_t*)y.data_ptr());
+    k.norm_rope(in16(x), T, H, C, a[1] == Py_None ? nullptr : norm_weight(a[1], C), (float)real(a[2]), angles.cos, angles.sin, angles.R, number(a[5]), out16(y));
     return THPVariable_Wrap(y);
 }
 
-// X [T, N, D], fn ×5, scale, base, steps, norm_eps, eps → (h, post, comb), or h alone for the head's mix (steps = 0)
-FATHOM_METHOD(mhc_mix, 11) {
+// X [T, N, D], fn, scale, base, norm [D] or None, steps, norm_eps, eps → (h, post, comb), h normed where norm is given; or h alone for the
+// head's mix (steps = 0)
+FATHOM_METHOD(mhc_mix, 8) {
     const Tensor& X = tensor(a[0], at::kBFloat16);
-    int64_t T = X.size(0), N = X.size(1), D = X.size(2), steps = number(a[8]);
-    Weight fn = weight(a + 1);
+    int64_t T = X.size(0), N = X.size(1), D = X.size(2), steps = number(a[5]);
+    Weight fn = weight(a[1]);
     int64_t M = steps ? (2 + N) * N : N;
     require(N <= 8 && fn.columns == N * D && fn.rows >= M && fn.rows % M == 0 && fn.format == fathom::BF16, "fn is [parts·M, N·D]");
-    Tensor h = make({T, D}, at::kBFloat16), post, comb;
+    const uint16_t* norm = a[4] == Py_None ? nullptr : norm_weight(a[4], D);
+    Tensor h = make({T, D}, at::kBFloat16), normed = norm ? make({T, D}, at::kBFloat16) : h, post, comb;
     if (steps) post = make({T, N}, at::kFloat), comb = make({T, N, N}, at::kFloat);
-    const float *scale = fp32(a[6]), *base = fp32(a[7]);
-    float norm_eps = (float)real(a[9]), eps = (float)real(a[10]);
+    const float *scale = fp32(a[2]), *base = fp32(a[3]);
+    float norm_eps = (float)real(a[6]), eps = (float)real(a[7]);
     {
         Unlocked unlocked(T * N * D * fn.rows);
-        k.mhc_mix((const uint16_t*)X.const_data_ptr(), T, N, D, fn, scale, base, steps, norm_eps, eps, (uint16_t*)h.data_ptr(),
-                  steps ? (float*)post.data_ptr() : nullptr, steps ? (float*)comb.data_ptr() : nullptr);
+        k.mhc_mix(in16(X), T, N, D, fn, scale, base, steps, norm_eps, eps, out16(h), steps ? (float*)post.data_ptr() : nullptr,
+                  steps ? (float*)comb.data_ptr() : nullptr);
+        if (norm) k.rms_norm(in16(h), T, D, norm, norm_eps, out16(normed));
     }
-    if (!steps) return THPVariable_Wrap(h);
-    PyObject* three = PyTuple_New(3);
-    PyTuple_SET_ITEM(three, 0, THPVariable_Wrap(h));
-    PyTuple_SET_ITEM(three, 1, THPVariable_Wrap(post));
-    PyTuple_SET_ITEM(three, 2, THPVariable_Wrap(comb));
-    return three;
+    return steps ? three(normed, post, comb) : THPVariable_Wrap(normed);
 }
 
 // X [T, N, D], out [T, D], post [T, N], comb [T, N, N] → X, changed in place
@@ -432,6 +282,7 @@ PyMethodDef methods[] = {
     FATHOM_ENTRY(linear), FATHOM_ENTRY(linear_pair), FATHOM_ENTRY(linear_grouped), FATHOM_ENTRY(experts), FATHOM_ENTRY(experts_sum), FATHOM_ENTRY(route), FATHOM_ENTRY(rms_norm), FATHOM_ENTRY(norm_rope), FATHOM_ENTRY(mhc_mix),
     FATHOM_ENTRY(mhc_expand), FATHOM_ENTRY(remember), FATHOM_ENTRY(compress), FATHOM_ENTRY(index_topk), FATHOM_ENTRY(attend),
     FATHOM_ENTRY(quantise), FATHOM_ENTRY(encode_entries), FATHOM_ENTRY(encode_keys), FATHOM_ENTRY(index_queries),
+    FATHOM_ENTRY(attention_inputs), FATHOM_ENTRY(attention_output), FATHOM_ENTRY(index_inputs), FATHOM_ENTRY(moe),
     {nullptr, nullptr, 0, nullptr}};
 
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
