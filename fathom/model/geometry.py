@@ -95,8 +95,8 @@ class Compression:
 
     @cached_property
     def tail_marks(self) -> Tensor | None:
-        """[marks, m] rows (of history and tokens) of the last full window before each mark (CSA); None where nothing waits at a mark."""
-        return self.runs.move(_rows_before(self._marks, self.history, self.ratio)) if self.overlap else None
+        """[marks, m] rows (of history and tokens) of the last full window before each mark (CSA); None without marks, or where nothing waits."""
+        return self.runs.move(_rows_before(self._marks, self.history, self.ratio)) if self.overlap and self._marks else None
 
     @cached_property
     def position(self) -> Tensor:

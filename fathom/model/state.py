@@ -97,7 +97,7 @@ class State:
     def tail(self, block: int, part: str, values: Tensor, c: Compression, k: Kernels) -> Tensor:
         """Waiting projections, then the tokens'; the last tokens go into the ring."""
         rows = k.remember(self._buffer(block, part + "tail"), values, c.history)
-        if c.tail_marks is not None and len(c.tail_marks):
+        if c.tail_marks is not None:
             self.captured[f"{block_name(self.config, block)}.{part}tail"] = rows[c.tail_marks][..., : rows.shape[-1] // 2]
         return rows
 

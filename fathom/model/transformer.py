@@ -24,7 +24,7 @@ from .block import Block
 from .geometry import Geometry
 from .moe import Routing
 from .mtp import build_mtp
-from .parameter import Builder, initialise
+from .parameter import Builder, initialise, make_attributes_plain
 from .rope import frequencies
 from .state import Scratch, State
 
@@ -80,6 +80,8 @@ class Transformer(nn.Module):
         self._packed = build.packed
         self._frequency: dict[bool, Tensor] = {}
         self._kernels: dict[tuple[str, bool], Kernels] = {}
+        if self._packed:
+            make_attributes_plain(self)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and table by its name in the table, sharing memory with the model; packed weights are written like tensors."""

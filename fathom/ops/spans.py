@@ -37,11 +37,10 @@ class Runs:
     def __init__(self, stretches: Sequence[tuple[int, int, int]], *, heads: int, window: int, device: torch.device,
                  known: Sequence[int] | None = None) -> None:
         """stretches: (length, start, slot) of each run.  window: keys a query sees at most nearby; tiles are sized for it."""
-        length = np.array([s[0] for s in stretches], dtype=np.int64)
-        first = np.concatenate((np.zeros(1, np.int64), length.cumsum()[:-1]))
-        rest = np.array([s[1:] for s in stretches], dtype=np.int64).reshape(-1, 2)
-        self.table = np.column_stack((first, length, rest))
-        self.known = np.array(known if known is not None else np.zeros(len(length)), dtype=np.int64)
+        self.table = np.zeros((len(stretches), 4), dtype=np.int64)
+        self.table[:, 1:] = stretches
+        np.cumsum(self.table[:-1, 1], out=self.table[1:, 0])
+        self.known = np.zeros(len(stretches), dtype=np.int64) if known is None else np.array(known, dtype=np.int64)
         self.heads, self.window, self.device = heads, window, device
 
     def __len__(self) -> int:
@@ -74,8 +73,9 @@ class Runs:
 
     def made(self, ratio: int) -> tuple[np.ndarray, np.ndarray]:
         """[R] first entry that each run makes, [R] how many."""
-        begin = np.clip(self.known, self.start, self.stop) // ratio
-        return begin, self.stop // ratio - begin
+        stop = self.stop
+        begin = np.minimum(np.maximum(self.known, self.start), stop) // ratio
+        return begin, stop // ratio - begin
 
     @cached_property
     def tensor(self) -> Tensor:
@@ -337,7 +337,9 @@ def expand(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def ends(lengths: np.ndarray) -> np.ndarray:
     """Running sums with a zero in front: where each of several stretches begins, and where the last one ends."""
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    sums = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=sums[1:])
+    return sums
 
 
 def _rounded_up(count: int, step: int) -> int:

@@ -56,7 +56,7 @@ class Native:
 
     def __init__(self, ext: Any) -> None:
         self.ext = ext
-        self._rows = torch.empty(0, dtype=torch.bfloat16)  # of `experts`; kept, since fresh memory costs more than the sums over it
+        self._rows = self._used = torch.empty(0, dtype=torch.bfloat16)  # of `experts`; kept, since fresh memory costs more than the sums over it
 
     def encode_entries(self, x: Tensor) -> Tensor:
         """[n, C], as it is."""
@@ -99,10 +99,13 @@ class Native:
 
     def _room(self, x: Tensor, top_k: int) -> Tensor:
         """[T, K + 1, D] to work in, for x [T, D]."""
-        size = x.shape[0] * (top_k + 1) * x.shape[1]
-        if self._rows.numel() < size:
-            self._rows = torch.empty(size, dtype=torch.bfloat16)
-        return self._rows[:size].view(x.shape[0], top_k + 1, x.shape[1])
+        shape = (x.shape[0], top_k + 1, x.shape[1])
+        if self._used.shape != shape:
+            size = shape[0] * shape[1] * shape[2]
+            if self._rows.numel() < size:
+                self._rows = torch.empty(size, dtype=torch.bfloat16)
+            self._used = self._rows[:size].view(shape)
+        return self._used
 
     def route(self, logits: Tensor, *, bias: Tensor | None, chosen: Tensor | None, top_k: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, weights, experts."""
