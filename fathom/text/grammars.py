@@ -135,7 +135,7 @@ class GrammarConstraint:
             self._mask[:] = 0
             self._compiled.broken = True
         else:
-            allowed = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+            allowed = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: len(self._mask)]  # it has room for one token more
             self._mask[: len(allowed)] = allowed
         return self._mask
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fathom.errors import UserError
-from fathom.text import SPECIAL_TOKENS, encode_messages, parse_completion, special
+from fathom.text import SPECIAL_TOKENS, encode_messages, parse_completion, special, train_tokenizer
+from tests.server.live import texts
 
 pytestmark = pytest.mark.needs("module:llguidance")
 
@@ -299,3 +300,15 @@ def test_without_the_library_the_error_names_the_extra():
               "from fathom.errors import UserError\ntry:\n    Grammars(None, 10)\nexcept UserError as e:\n    print(e)")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert "fathom[serve]" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("size", [640, 641, 671])
+def test_a_model_of_exactly_the_tokenizers_size(size):
+    """A whole number of the mask's words, one bit more, one bit less."""
+    from fathom.text.grammars import Grammars
+
+    tokenizer = train_tokenizer(texts(), size)
+    assert tokenizer.vocab_size == size
+    constraint = Grammars(tokenizer, size).constraint(thinking=False, tools=[FREE])
+    assert len(constraint.mask()) == -(-size // 32)
+    assert refused_at(constraint, tokenizer, answer("free-1", {"q": "a b"})) is None and tokenizer.eos_id in allowed(constraint)
