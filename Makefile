@@ -33,7 +33,7 @@ bench: setup  ## measure speed beside transformers; bench/ gets a table and plot
 	@.venv/bin/fathom bench
 
 test: setup  ## the tests for everyone
-	@$(RUN) pytest -m "not check" $(WORKERS) $(ARGS)
+	@$(RUN) pytest -m "not check" $(WORKERS) --no-loadscope-reorder $(ARGS)  # else files with few, long tests come last
 
 check: setup  ## lint, types of public functions, long laws; every tool must be there
 	@$(RUN) ruff check .
