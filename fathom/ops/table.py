@@ -28,7 +28,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "official")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "official": torch.bfloat16}  # of activations
 
 
-def _composed(*_: Any) -> Any:
+def _composed(*_: Any, **__: Any) -> Any:
     """Stands for a chain that no kernel serves."""
     raise AssertionError("a chain was called without its kernels")
 

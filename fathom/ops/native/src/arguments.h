@@ -74,8 +74,8 @@ struct Unlocked {  // lets other threads run Python while a long call computes
 
 int64_t bits(fathom::Format format) { return format == fathom::BF16 ? 16 : format == fathom::FP8 ? 8 : 4; }
 
-// A matrix as a tuple: data, scale (or None), rows, columns, format. With groups, data and scale are [groups, …] of as many matrices of
-// this size; `group` takes one of them out.
+// A matrix as a tuple: data, scale (or None), rows, columns, format. With groups, data and scale are [groups, …]: that many matrices
+// of this size (chains.h, Groups).
 Weight weight(PyObject* o, int64_t groups = 1) {
     require(PyTuple_Check(o) && PyTuple_GET_SIZE(o) == 5, "a matrix is data, scale, rows, columns, format");
     PyObject* const* a = &PyTuple_GET_ITEM(o, 0);
