@@ -136,6 +136,11 @@ class ModelConfig:
         """Whether block `block` (MTP blocks count on after the layers) is Compressed Sparse Attention."""
         return self.compress_ratios[block] == CSA_RATIO
 
+    @property
+    def index_factor(self) -> float:
+        """What the indexer's head weights are multiplied by. Source: SPEC section 2, lightning indexer."""
+        return self.index_n_heads**-0.5 * self.index_head_dim**-0.5
+
     def without_mtp(self) -> ModelConfig:
         """The same model with its MTP block dropped."""
         return dataclasses.replace(self, num_nextn_predict_layers=0, compress_ratios=self.compress_ratios[: self.num_hidden_layers])

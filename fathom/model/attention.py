@@ -37,10 +37,12 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor, geometry: Geometry, memory: Memory, k: Kernels, mode: Mode) -> Tensor:
         """Attention output of the normed sublayer input h [T, D]."""
-        c = self.config
+        c, T = self.config, h.shape[0]
         cos, sin, back = geometry.angles(self.ratio > 0)
-        c_q, q, kv = k.attention_inputs(h, self.wq_a.weight, self.q_norm.weight, self.wq_b.weight, self.wkv.weight, self.kv_norm.weight,
-                                        c.num_attention_heads, c.rms_norm_eps, cos, sin)
+        c_q = k.rms_norm(k.linear_fp8(h, self.wq_a.weight), self.q_norm.weight, c.rms_norm_eps)
+        q = k.linear_fp8(c_q, self.wq_b.weight).view(T, c.num_attention_heads, c.head_dim)
+        q = k.norm_rope(q, None, c.rms_norm_eps, cos, sin)
+        kv = k.norm_rope(k.linear_fp8(h, self.wkv.weight), self.kv_norm.weight, c.rms_norm_eps, cos, sin)
         window = memory.window(self.block, k.encode_entries(kv), geometry, k)
         entries, spans, chosen = None, None, None
         if self.ratio:
@@ -54,7 +56,9 @@ class Attention(nn.Module):
             if mode.index_losses is not None:
                 mode.index_losses.append(k.index_loss(index_q, w, keys, q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen))
         out = k.attend(q, window, geometry.window_spans, self.attn_sink, entries, spans, chosen)
-        return k.attention_output(out, cos, back, self.wo_a.weight, self.wo_b.weight, c.o_groups)
+        out = k.rope(out, cos, back)  # contributions become relative to the query's position
+        out = k.linear_grouped(out.view(T, c.o_groups, -1), self.wo_a.weight)
+        return k.linear_fp8(out, self.wo_b.weight)
 
 
 class Compressor(nn.Module):
@@ -93,8 +97,9 @@ class Indexer(nn.Module):
         c = self.config
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             keys = self.compressor(h, geometry, memory, k)
-            q, w = k.index_inputs(h, c_q, self.wq_b.weight, self.weights_proj.weight, c.index_n_heads, *geometry.angles(True)[:2],
-                                  c.index_n_heads**-0.5 * c.index_head_dim**-0.5)
+            q = k.linear_fp8(c_q, self.wq_b.weight).view(h.shape[0], c.index_n_heads, c.index_head_dim)
+            q = k.index_queries(k.rope(q, *geometry.angles(True)[:2]))
+            w = k.linear_fp32(h, self.weights_proj.weight) * c.index_factor
             return q, w, keys
 
 

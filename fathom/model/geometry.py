@@ -11,7 +11,6 @@ Numbers are worked out on the host with numpy, when a kernel first asks for them
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -19,16 +18,19 @@ from torch import Tensor
 
 from ..config import CSA_RATIO, ModelConfig
 from ..ops import History, Places, Runs, Spans
-from ..ops.spans import ends, expand
+from ..ops.spans import ends, expand, stacked
 from .batch import Batch
 from .rope import angles
 
 
 class Geometry:
-    """Geometry of one batch for one model. With `paged`, runs may start after 0 and their history is in a state."""
+    """Geometry of one batch for one model. With `paged`, runs may start after 0 and their history is in a state.
+
+    frequency: [R/2] turns a position, of window blocks (False) and of those with compression (True).
+    """
 
     def __init__(self, config: ModelConfig, batch: Batch, frequency: dict[bool, Tensor], *, paged: bool) -> None:
-        self.config, self.batch, self.paged, self._frequency = config, batch, paged, frequency
+        self.config, self.batch, self.paged, self.frequency = config, batch, paged, frequency
         assert paged or all(r.start == 0 for r in batch.runs), "a run that continues a sequence needs a state"
         self.runs = Runs([(r.length, r.start, r.slot) for r in batch.runs], heads=config.num_attention_heads, window=config.sliding_window,
                          device=batch.token_ids.device, known=[r.known for r in batch.runs])
@@ -39,9 +41,19 @@ class Geometry:
     def angles(self, compressed: bool) -> tuple[Tensor, Tensor, Tensor]:
         """cos, sin and -sin [T, R/2] at the tokens' positions; the last one turns back."""
         if compressed not in self._angles:
-            cos, sin = angles(self._frequency[compressed], self.runs.positions)
+            cos, sin = angles(self.frequency[compressed], self.runs.positions)
             self._angles[compressed] = cos, sin, -sin
         return self._angles[compressed]
+
+    @cached_property
+    def _tables(self) -> list[np.ndarray] | None:
+        return [np.asarray(r.blocks, dtype=np.int32) for r in self.batch.runs] if self.paged else None
+
+    @cached_property
+    def block_tables(self) -> Tensor:
+        """[R, widest] int32 block numbers of all runs on the host, short tables filled up; with a state."""
+        assert self._tables is not None
+        return stacked(self._tables)
 
     @cached_property
     def window_history(self) -> History:
@@ -61,8 +73,7 @@ class Geometry:
     def compression(self, ratio: int) -> Compression:
         """Geometry of compression with this ratio."""
         if ratio not in self._by_ratio:
-            tables = [r.blocks for r in self.batch.runs] if self.paged else None
-            self._by_ratio[ratio] = Compression(self.runs, ratio, tables, self.config.block_size // ratio, self._frequency[True], self.marks)
+            self._by_ratio[ratio] = Compression(self.runs, ratio, self._tables, self.config.block_size // ratio, self.frequency[True], self.marks)
         return self._by_ratio[ratio]
 
 
@@ -74,7 +85,7 @@ class Compression:
         count: entries that the batch makes, n.  history: waiting tokens that they (and what marks want) are also made of.
     """
 
-    def __init__(self, runs: Runs, ratio: int, tables: list[Sequence[int] | np.ndarray] | None, per_block: int, frequency: Tensor,
+    def __init__(self, runs: Runs, ratio: int, tables: list[np.ndarray] | None, per_block: int, frequency: Tensor,
                  marks: list[tuple[int, int]]) -> None:
         self.runs, self.ratio, self.overlap, self._frequency = runs, ratio, ratio == CSA_RATIO, frequency
         self.spans = Spans(runs, ratio=ratio)

@@ -41,6 +41,7 @@ class MoE(nn.Module):
         c, gate, own, shared = self.config, self.gate, self.experts, self.shared_experts
         chosen = gate.tid2eid[token_ids] if self.hash_routed else None
         bias = None if self.hash_routed else gate.bias
-        out, scores, experts = k.moe(h, gate.weight, own.w1, own.w2, own.w3, (shared.w1.weight, shared.w2.weight, shared.w3.weight), bias=bias,
-                                     chosen=chosen, top_k=c.num_experts_per_tok, factor=c.routed_scaling_factor, limit=c.swiglu_limit)
+        scores, weights, experts = k.route(k.linear_fp32(h, gate.weight), bias=bias, chosen=chosen, top_k=c.num_experts_per_tok,
+                                           factor=c.routed_scaling_factor)
+        out = k.experts(h, weights, experts, own.w1, own.w2, own.w3, (shared.w1.weight, shared.w2.weight, shared.w3.weight), c.swiglu_limit)
         return out, Routing(self.name, scores, experts, self.hash_routed)

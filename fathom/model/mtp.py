@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..ops import Kernels
 from .attention import Mode
-from .block import Block
+from .block import Block, run_blocks
 from .geometry import Geometry
 from .moe import Routing
 from .parameter import Builder
@@ -40,9 +40,9 @@ class MTP(Block):
         c = self.config
         first = k.linear_fp8(k.rms_norm(embedded, self.enorm.weight, c.rms_norm_eps), self.e_proj.weight)
         streams = k.linear_fp8(k.rms_norm(X, self.hnorm.weight, c.rms_norm_eps), self.h_proj.weight) + first.unsqueeze(1)
-        out, routing = self(streams, token_ids, geometry, memory, k, mode)
+        out, routing = run_blocks(self, [self], streams, token_ids, geometry, memory, k, mode)
         h = k.mhc_head(out, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, norm_eps=c.rms_norm_eps, eps=c.hc_eps)
-        return k.rms_norm(h, self.norm.weight, c.rms_norm_eps), routing
+        return k.rms_norm(h, self.norm.weight, c.rms_norm_eps), routing[0]
 
 
 def build_mtp(config: ModelConfig, build: Builder) -> nn.ModuleList:

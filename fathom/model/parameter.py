@@ -26,6 +26,7 @@ class Builder:
         self.rows = {p.name: p for p in parameters(config)}
         self.dtype, self.device, self.packer, self.waiting = dtype, device, packer, set(self.rows)
         self.packed: dict[str, Any] = {}
+        self._places: dict[str, tuple[nn.Module, str]] = {}
 
     def weight(self, name: str) -> nn.Module:
         """A module that holds the table's `name`.weight as its `weight`."""
@@ -37,6 +38,7 @@ class Builder:
         """Registers the table's row `name` on `module` under its last part: a parameter, or a buffer if no optimizer trains it."""
         row, attribute = self.rows[name], name.rsplit(".", 1)[-1]
         self.waiting.remove(name)
+        self._places[name] = module, attribute
         if self.packer is not None and row.role:
             self.packed[name] = self.packer.place(name, row.role, row.shape, len(row.row_parts))
             setattr(module, attribute, self.packed[name])
@@ -47,6 +49,11 @@ class Builder:
             module.register_buffer(attribute, values)
         else:
             module.register_parameter(attribute, nn.Parameter(values))
+
+    def places_below(self, prefix: str) -> dict[str, tuple[nn.Module, str]]:
+        """Module and attribute of each parameter below a name that was asked for; by the rest of its name, without ".weight"."""
+        begin = f"{prefix}."
+        return {name.removeprefix(begin).removesuffix(".weight"): place for name, place in self._places.items() if name.startswith(begin)}
 
     def finish(self) -> None:
         """Every row of the table has a place in the module tree."""

@@ -16,7 +16,7 @@ several behind it: window rows, and for CSA series "a" of the last full window. 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,9 +26,16 @@ from ..ops import Entries, Kernels
 from ..plan.layout import block_name, state_layout
 from .geometry import Compression, Geometry
 
+POOLS = (("", "entries"), ("index_", "index_keys"))  # part, and its buffer in the layout
+
 
 class Memory(Protocol):
-    """What the layers ask of either. `part` is "" for the main compressor and "index_" for the indexer's."""
+    """What the layers ask of either. `part` is "" for the main compressor and "index_" for the indexer's.
+
+    whole_blocks: what kernels made of blocks on this memory (model/block.py); None where they can't, since it has no buffers.
+    """
+
+    whole_blocks: dict[Any, Any] | None
 
     def window(self, block: int, kv: Tensor, geometry: Geometry, k: Kernels) -> Tensor:
         """Rows [R, C] of Geometry.window_spans from the tokens' kv [T, C]."""
@@ -39,9 +46,14 @@ class Memory(Protocol):
     def entries(self, block: int, part: str, new: Tensor | None, c: Compression) -> Entries:
         """All visible entries, given the new ones [n, C], or None when there are none."""
 
+    def buffers_of(self, block: int) -> dict[str, Tensor]:
+        """A block's buffers by their names in plan.layout, where there are any."""
+
 
 class Scratch:
     """No memory: every run is a whole document and sees only this batch."""
+
+    whole_blocks: dict[Any, Any] | None = None
 
     def window(self, block: int, kv: Tensor, geometry: Geometry, k: Kernels) -> Tensor:
         """The tokens themselves."""
@@ -55,6 +67,10 @@ class Scratch:
         """The new entries are all there is."""
         assert new is not None, "without a memory even no entries have a width"
         return Entries(new, c.places)
+
+    def buffers_of(self, block: int) -> dict[str, Tensor]:
+        """None."""
+        return {}
 
 
 class State:
@@ -70,6 +86,7 @@ class State:
         self.config, self.num_slots, self.num_blocks = config, num_slots, num_blocks
         self.layout = state_layout(config, precision, drafts=drafts, mtp=mtp)
         self.buffers: dict[str, Tensor] = {}
+        self.whole_blocks: dict[Any, Any] | None = {}
         self.captured: dict[str, Tensor] = {}
         """By buffer, [marks, rows, ...] of the marks of the last forward of each block, in the batch's order."""
         for b in self.layout:
@@ -78,8 +95,7 @@ class State:
         blocks = range(config.num_blocks if mtp else config.num_hidden_layers)
         named = {(block, name): f"{block_name(config, block)}.{name}" for block in blocks for name in ("window", "tail", "index_tail")}
         self._by_block = {key: self.buffers[name] for key, name in named.items() if name in self.buffers}
-        parts = (("", "entries"), ("index_", "index_keys"))
-        pools = {(block, part): f"{block_name(config, block)}.{name}" for block in blocks for part, name in parts}
+        pools = {(block, part): f"{block_name(config, block)}.{name}" for block in blocks for part, name in POOLS}
         self._pools = {key: self.buffers[name].flatten(0, 1) for key, name in pools.items() if name in self.buffers}
 
     @property
@@ -107,6 +123,12 @@ class State:
         if new is not None:
             pool[c.places.new] = new
         return Entries(pool, c.places)
+
+    def buffers_of(self, block: int) -> dict[str, Tensor]:
+        """A block's buffers by their names in the layout, pools as rows."""
+        rings = {name: t for (own, name), t in self._by_block.items() if own == block}
+        pools = {name: self._pools[block, part] for part, name in POOLS if (block, part) in self._pools}
+        return rings | pools
 
     def restore(self, slot: int, position: int, captured: Mapping[str, Tensor]) -> None:
         """Lets the sequence in `slot` go on at `position`, from what was captured [rows, ...] at that mark."""

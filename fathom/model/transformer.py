@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..ops import DTYPES, Kernels, Row, official_rows, select
 from .attention import Mode
 from .batch import Batch
-from .block import Block
+from .block import Block, run_blocks
 from .geometry import Geometry
 from .moe import Routing
 from .mtp import build_mtp
@@ -107,10 +107,7 @@ class Transformer(nn.Module):
         X = self._embed(batch.token_ids).unsqueeze(1).expand(-1, self.config.hc_mult, -1)
         geometry, memory, k, c = self._geometry(batch, state), state or Scratch(), self.kernels(), self.config
         mode = Mode(sparse, [] if index_loss else None)
-        routing = []
-        for layer in self.layers:
-            X, used = layer(X, batch.token_ids, geometry, memory, k, mode)
-            routing.append(used)
+        X, routing = run_blocks(self, self.layers, X, batch.token_ids, geometry, memory, k, mode)
         h = k.mhc_head(X, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, norm_eps=c.rms_norm_eps, eps=c.hc_eps)
         return Output(k.rms_norm(h, self.norm.weight, c.rms_norm_eps), X, routing, mode.index_losses or [])
 

@@ -83,6 +83,11 @@ class Runs:
         return torch.from_numpy(np.ascontiguousarray(self.table))
 
     @cached_property
+    def known_tensor(self) -> Tensor:
+        """`known` as a tensor, likewise."""
+        return torch.from_numpy(self.known)
+
+    @cached_property
     def host_positions(self) -> np.ndarray:
         """[T] position of each token in its sequence."""
         return expand(self.start, self.length)
@@ -265,14 +270,7 @@ class Places:
     @cached_property
     def table(self) -> Tensor | None:
         """[R, widest] int32 block numbers on the host, short ones filled up; None in training."""
-        if self._tables is None:
-            return None
-        if len(self._tables) == 1:
-            return torch.from_numpy(self._tables[0]).unsqueeze(0)
-        out = np.zeros((len(self._tables), max(len(t) for t in self._tables)), dtype=np.int32)
-        for row, t in zip(out, self._tables, strict=True):
-            row[: len(t)] = t
-        return torch.from_numpy(out)
+        return None if self._tables is None else stacked(self._tables)
 
     @cached_property
     def new(self) -> Tensor:
@@ -325,6 +323,16 @@ class Entries:
         """Pool rows of any flat entry numbers (int64, non-negative)."""
         rows = self.places.rows
         return flat + self.places.base if rows is None else rows[flat]
+
+
+def stacked(tables: Sequence[np.ndarray]) -> Tensor:
+    """[R, widest] int32 of tables [.] int32, short ones filled up with zeros."""
+    if len(tables) == 1:
+        return torch.from_numpy(tables[0]).unsqueeze(0)
+    out = np.zeros((len(tables), max(len(t) for t in tables)), dtype=np.int32)
+    for row, t in zip(out, tables, strict=True):
+        row[: len(t)] = t
+    return torch.from_numpy(out)
 
 
 def expand(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -5,8 +5,6 @@ in both directions; faster kernels add rows for what they cover and give the rea
 `select` resolves the whole table for one model and returns plain callables, so a call is a call: nothing is looked up, and
 nothing falls back, while the model runs. `fathom doctor` prints the same rows.
 
-Chains (chains.py) are operators in the table, too, but for one thing: one without a row of its own is composed of the others.
-
 To add a kernel: write it under the operator's file name in its own folder, describe it as `Row`s, pass them to `select`, and run
 the operator's case list against the reference.
 """
@@ -14,29 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import chains, reference
+from . import reference
 from .reference import official
 
 PRECISIONS = ("fp32", "bf16", "fp16", "official")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "official": torch.bfloat16}  # of activations
 
 
-def _composed(*_: Any, **__: Any) -> Any:
-    """Stands for a chain that no kernel serves."""
-    raise AssertionError("a chain was called without its kernels")
-
-
 @dataclass(frozen=True)
 class Kernels:
-    """One callable per operator; signatures and contracts are the reference functions'; of chains, those of chains.py without `k`.
+    """One callable per operator; signatures and contracts are the reference functions'.
 
+    whole_blocks: given sizes, weights and buffers in a paged state (by name: model/block.py) of some transformer blocks, makes a function of
+        (streams, token ids, geometry) that does them one after the other in one call and returns (streams, router scores, experts), the
+        last two stacked, with the bits of the operators one by one; or None where it can't. It stands for these operators, so it comes
+        with all of them or not at all.
     packer: given weights' formats by name and how many experts of a layer fit, makes what holds them in these kernels' own layout
         (ops/native/bank.py); None where weights are plain tensors.
     """
@@ -62,21 +58,11 @@ class Kernels:
     rms_norm: Callable[..., Tensor] = reference.rms_norm
     rope: Callable[..., Tensor] = reference.rope
     route: Callable[..., tuple[Tensor, Tensor, Tensor]] = reference.route
-    attention_inputs: Callable[..., tuple[Tensor, Tensor, Tensor]] = _composed
-    attention_output: Callable[..., Tensor] = _composed
-    index_inputs: Callable[..., tuple[Tensor, Tensor]] = _composed
-    mhc_read: Callable[..., tuple[Tensor, Tensor, Tensor]] = _composed
-    moe: Callable[..., tuple[Tensor, Tensor, Tensor]] = _composed
+    whole_blocks: Callable[..., Callable[..., tuple[Tensor, Tensor, Tensor]] | None] | None = None
     packer: Callable[[Mapping[str, str], int | None], Any] | None = None
 
-    def __post_init__(self) -> None:
-        for name in CHAINS:
-            if getattr(self, name) is _composed:
-                object.__setattr__(self, name, partial(getattr(chains, name), self))
 
-
-CHAINS = ("attention_inputs", "attention_output", "index_inputs", "mhc_read", "moe")
-OPERATORS: tuple[str, ...] = tuple(name for name in Kernels.__dataclass_fields__ if name not in (*CHAINS, "packer"))
+OPERATORS: tuple[str, ...] = tuple(name for name in Kernels.__dataclass_fields__ if name not in ("whole_blocks", "packer"))
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,7 @@ def select(device_type: str, precision: str, *, training: bool, rows: Sequence[R
     """
     if precision not in PRECISIONS:
         raise UserError("precision", precision, f"one of {', '.join(PRECISIONS)}")
-    reads_weights = ("experts", "linear", "linear_fp8", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_head", "mhc_mix", *CHAINS)
+    reads_weights = ("experts", "linear", "linear_fp8", "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_head", "mhc_mix")
     chosen: dict[str, Row] = {}
     kernels: dict[str, Any] = {}
     for row in [*rows, *reference_rows()]:
@@ -129,4 +115,6 @@ def select(device_type: str, precision: str, *, training: bool, rows: Sequence[R
             chosen[row.operator], kernels[row.operator] = row, row.kernel
     packers = {row.packer for name, row in chosen.items() if name in reads_weights}
     assert len(packers) == 1, "operators that read weights must agree on their layout"
-    return Kernels(**kernels, packer=packers.pop()), [chosen[name] for name in (*OPERATORS, *CHAINS) if name in chosen]
+    if "whole_blocks" in chosen and any(chosen[name].source != chosen["whole_blocks"].source for name in OPERATORS if name != "index_loss"):
+        del chosen["whole_blocks"], kernels["whole_blocks"]
+    return Kernels(**kernels, packer=packers.pop()), [chosen[name] for name in (*OPERATORS, "whole_blocks") if name in chosen]

@@ -5,7 +5,7 @@ whatever batch it comes in and however many threads there are. `mhc_expand` writ
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ...quant import STREAM_PARTS
-from .. import chains
 from ..spans import Entries, History, Spans
-from ..table import CHAINS, Row
-from .bank import Experts, LargerBank, Packer
+from ..table import Row
+from .bank import Experts, Packer
+from .block import describe, sight
 from .library import load
 from .packed import Grouped, Packed, Split
 
@@ -56,7 +56,7 @@ class Native:
 
     def __init__(self, ext: Any) -> None:
         self.ext = ext
-        self._rows = self._used = torch.empty(0, dtype=torch.bfloat16)  # of `experts`; kept, since fresh memory costs more than the sums over it
+        self._rows = torch.empty(0, dtype=torch.bfloat16)  # of `experts`; kept, since fresh memory costs more than the sums over it
 
     def encode_entries(self, x: Tensor) -> Tensor:
         """[n, C], as it is."""
@@ -92,20 +92,17 @@ class Native:
     def experts(self, x: Tensor, weights: Tensor, chosen: Tensor, w1: Experts, w2: Experts, w3: Experts, shared: tuple[Packed, Packed, Packed],
                 limit: float) -> Tensor:
         """[T, D] → [T, D]; all matrices are those of one bank."""
-        bank, rows = w1.bank, self._room(x, chosen.shape[1])
+        bank, rows = w1.bank, self._room(x.shape[0], chosen.shape[1], x.shape[1])
         for active in bank.turns(chosen):
             self.ext.experts(x, weights, chosen, bank.pointers, bank.width, *bank.codes, limit, self.official, active, rows)
         return self.ext.experts_sum(rows)
 
-    def _room(self, x: Tensor, top_k: int) -> Tensor:
-        """[T, K + 1, D] to work in, for x [T, D]."""
-        shape = (x.shape[0], top_k + 1, x.shape[1])
-        if self._used.shape != shape:
-            size = shape[0] * shape[1] * shape[2]
-            if self._rows.numel() < size:
-                self._rows = torch.empty(size, dtype=torch.bfloat16)
-            self._used = self._rows[:size].view(shape)
-        return self._used
+    def _room(self, T: int, top_k: int, D: int) -> Tensor:
+        """[T, K + 1, D] to work in."""
+        size = T * (top_k + 1) * D
+        if self._rows.numel() < size:
+            self._rows = torch.empty(size, dtype=torch.bfloat16)
+        return self._rows[:size].view(T, top_k + 1, D)
 
     def route(self, logits: Tensor, *, bias: Tensor | None, chosen: Tensor | None, top_k: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, weights, experts."""
@@ -126,11 +123,11 @@ class Native:
     def mhc_mix(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, sinkhorn_steps: int, norm_eps: float,
                 eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """h, post, comb."""
-        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, None, sinkhorn_steps, norm_eps, eps)
+        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, sinkhorn_steps, norm_eps, eps)
 
     def mhc_head(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, *, norm_eps: float, eps: float) -> Tensor:
         """h [T, D]."""
-        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, None, 0, norm_eps, eps)
+        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, 0, norm_eps, eps)
 
     def mhc_expand(self, X: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
         """X, changed in place (a copy of it where its streams share memory)."""
@@ -162,35 +159,29 @@ class Native:
         return self.ext.attend(q, window, window_spans.window, sink, entries.pool, places.table, base, places.per_block,
                                window_spans.runs.tensor, base, entry_spans.ratio, chosen, self.coded)
 
-    # Chains: ops/chains.py says what each is composed of.
+    def whole_blocks(self, blocks: Sequence[tuple[Mapping[str, float], Mapping[str, Any], Mapping[str, Tensor]]]) -> Callable[..., Any] | None:
+        """Blocks in one call: see ops.table."""
+        more = {"official": self.official, "coded": self.coded}
+        known = [describe({**sizes, **more}, weights, buffers) for sizes, weights, buffers in blocks]
+        if None in known:
+            return None
+        handles, top_k = tuple([self.ext.block(all_of_it) for all_of_it in known]), int(blocks[0][0]["top_k"])
+        kinds = [(int(sizes["ratio"]), bool(sizes["overlap"])) for sizes, _, _ in blocks]
 
-    def mhc_read(self, X: Tensor, fn: Split, scale: Tensor, base: Tensor, norm: Tensor, *, sinkhorn_steps: int, norm_eps: float,
-                 eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed h, post, comb."""
-        return self.ext.mhc_mix(X.contiguous(), fn.packed.parts, scale, base, norm, sinkhorn_steps, norm_eps, eps)
+        def forward(X: Tensor, token_ids: Tensor, geometry: Any) -> tuple[Tensor, Tensor, Tensor]:
+            X, sights = X.contiguous(), self._sights(geometry, kinds)
+            return X, *self.ext.run_blocks(handles, sights, X, token_ids, self._room(X.shape[0], top_k, X.shape[2]))
 
-    def attention_inputs(self, h: Tensor, wq_a: Packed, q_norm: Tensor, wq_b: Packed, wkv: Packed, kv_norm: Tensor, heads: int, eps: float,
-                         cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_q, q, kv."""
-        return self.ext.attention_inputs(h, wq_a.parts, q_norm, wq_b.parts, wkv.parts, kv_norm, heads, eps, cos, sin, self.official)
+        return forward
 
-    def attention_output(self, out: Tensor, cos: Tensor, back: Tensor, wo_a: Grouped, wo_b: Packed, groups: int) -> Tensor:
-        """[T, D]."""
-        return self.ext.attention_output(out, cos, back, wo_a.parts, wo_b.parts, self.official)
-
-    def index_inputs(self, h: Tensor, c_q: Tensor, wq_b: Packed, weights_proj: Packed, heads: int, cos: Tensor, sin: Tensor,
-                     factor: float) -> tuple[Tensor, Tensor]:
-        """q, w."""
-        return self.ext.index_inputs(h, c_q, wq_b.parts, weights_proj.parts, heads, cos, sin, factor, self.official)
-
-    def moe(self, h: Tensor, gate: Packed, w1: Experts, w2: Experts, w3: Experts, shared: tuple[Packed, Packed, Packed], *, bias: Tensor | None,
-            chosen: Tensor | None, top_k: int, factor: float, limit: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, scores, experts; a larger bank is computed in turns, once the choice is known."""
-        bank = w1.bank
-        if isinstance(bank, LargerBank):
-            return chains.moe(self, h, gate, w1, w2, w3, shared, bias=bias, chosen=chosen, top_k=top_k, factor=factor, limit=limit)
-        return self.ext.moe(h, gate.parts, bias, chosen, top_k, factor, bank.pointers, bank.width, *bank.codes, limit, self.official,
-                            self._room(h, top_k))
+    def _sights(self, geometry: Any, kinds: Sequence[tuple[int, bool]]) -> tuple[Any, ...]:
+        """Who sees what in a batch, for blocks of these ratios, with overlapping windows or without."""
+        made: dict[int, Any] = {}
+        for ratio, overlap in kinds:
+            if ratio not in made:
+                same = next((known for other, known in made.items() if other and ratio), None)
+                made[ratio] = self.ext.sight(sight(geometry, ratio, overlap), same)
+        return tuple([made[ratio] for ratio, _ in kinds])
 
 
 class Official(Native):
@@ -222,4 +213,4 @@ class Official(Native):
 
 OPERATORS = ("attend", "compress", "encode_entries", "encode_keys", "experts", "index_queries", "index_topk", "linear", "linear_fp8",
              "linear_fp32", "linear_fp32_pair", "linear_grouped", "mhc_expand", "mhc_head", "mhc_mix", "norm_rope", "remember", "rms_norm", "rope",
-             "route", *CHAINS)
+             "route", "whole_blocks")

@@ -2,7 +2,7 @@
 //
 // Methods take tensors and numbers by position; the wrappers in kernels.py give them their names and contracts. Checked here: type,
 // device, contiguity and sizes of everything whose address is handed on. Long calls let other Python threads run.
-#include "chains.h"
+#include "block.h"
 
 extern "C" {
 #define FATHOM_DECLARE(isa) const Table* fathom_table_##isa();
@@ -115,26 +115,23 @@ FATHOM_METHOD(norm_rope, 6) {
     return THPVariable_Wrap(y);
 }
 
-// X [T, N, D], fn, scale, base, norm [D] or None, steps, norm_eps, eps → (h, post, comb), h normed where norm is given; or h alone for the
-// head's mix (steps = 0)
-FATHOM_METHOD(mhc_mix, 8) {
+// X [T, N, D], fn, scale, base, steps, norm_eps, eps → (h, post, comb); or h alone for the head's mix (steps = 0)
+FATHOM_METHOD(mhc_mix, 7) {
     const Tensor& X = tensor(a[0], at::kBFloat16);
-    int64_t T = X.size(0), N = X.size(1), D = X.size(2), steps = number(a[5]);
+    int64_t T = X.size(0), N = X.size(1), D = X.size(2), steps = number(a[4]);
     Weight fn = weight(a[1]);
     int64_t M = steps ? (2 + N) * N : N;
     require(N <= 8 && fn.columns == N * D && fn.rows >= M && fn.rows % M == 0 && fn.format == fathom::BF16, "fn is [parts·M, N·D]");
-    const uint16_t* norm = a[4] == Py_None ? nullptr : norm_weight(a[4], D);
-    Tensor h = make({T, D}, at::kBFloat16), normed = norm ? make({T, D}, at::kBFloat16) : h, post, comb;
+    Tensor h = make({T, D}, at::kBFloat16), post, comb;
     if (steps) post = make({T, N}, at::kFloat), comb = make({T, N, N}, at::kFloat);
     const float *scale = fp32(a[2]), *base = fp32(a[3]);
-    float norm_eps = (float)real(a[6]), eps = (float)real(a[7]);
+    float norm_eps = (float)real(a[5]), eps = (float)real(a[6]);
     {
         Unlocked unlocked(T * N * D * fn.rows);
         k.mhc_mix(in16(X), T, N, D, fn, scale, base, steps, norm_eps, eps, out16(h), steps ? (float*)post.data_ptr() : nullptr,
                   steps ? (float*)comb.data_ptr() : nullptr);
-        if (norm) k.rms_norm(in16(h), T, D, norm, norm_eps, out16(normed));
     }
-    return steps ? three(normed, post, comb) : THPVariable_Wrap(normed);
+    return steps ? three(h, post, comb) : THPVariable_Wrap(h);
 }
 
 // X [T, N, D], out [T, D], post [T, N], comb [T, N, N] → X, changed in place
@@ -182,10 +179,6 @@ FATHOM_METHOD(compress, 9) {
                (const float*)cos.const_data_ptr(), fp32(a[7]), 2 * cos.size(1), number(a[8]), (uint16_t*)y.data_ptr());
     return THPVariable_Wrap(y);
 }
-
-int64_t entry_bytes(int64_t C, int64_t R) { return (C - R + 2 * R + (C - R + 63) / 64 + 7) / 8 * 8; }
-
-int64_t key_bytes(int64_t C) { return C / 2 + (C + 31) / 32; }
 
 // q [T, J, C], w [T, J], pool [P, C] bf16 or [P, bytes], pages ×3, runs, base [R], ratio, k → [T, k]
 FATHOM_METHOD(index_topk, 10) {
@@ -282,7 +275,7 @@ PyMethodDef methods[] = {
     FATHOM_ENTRY(linear), FATHOM_ENTRY(linear_pair), FATHOM_ENTRY(linear_grouped), FATHOM_ENTRY(experts), FATHOM_ENTRY(experts_sum), FATHOM_ENTRY(route), FATHOM_ENTRY(rms_norm), FATHOM_ENTRY(norm_rope), FATHOM_ENTRY(mhc_mix),
     FATHOM_ENTRY(mhc_expand), FATHOM_ENTRY(remember), FATHOM_ENTRY(compress), FATHOM_ENTRY(index_topk), FATHOM_ENTRY(attend),
     FATHOM_ENTRY(quantise), FATHOM_ENTRY(encode_entries), FATHOM_ENTRY(encode_keys), FATHOM_ENTRY(index_queries),
-    FATHOM_ENTRY(attention_inputs), FATHOM_ENTRY(attention_output), FATHOM_ENTRY(index_inputs), FATHOM_ENTRY(moe),
+    FATHOM_ENTRY(block), FATHOM_ENTRY(sight), FATHOM_ENTRY(run_blocks),
     {nullptr, nullptr, 0, nullptr}};
 
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
