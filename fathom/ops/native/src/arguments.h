@@ -16,6 +16,7 @@ namespace {
 
 using at::Tensor;
 using fathom::Pages;
+using fathom::Product;
 using fathom::Run;
 using fathom::Table;
 using fathom::Weight;
@@ -136,9 +137,10 @@ struct Groups {
         return {(const uint8_t*)first.data + g * data_bytes, first.scale ? first.scale + g * scale_bytes : nullptr, first.rows, first.columns, first.format};
     }
     // y [T, G·rows] of x [T, G, columns]
-    void multiply(const Table& k, const uint16_t* x, int64_t T, uint16_t* y) const {
-        for (int64_t g = 0; g < count; g++)
-            k.linear(x + g * first.columns, count * first.columns, T, (*this)[g], y + g * first.rows, count * first.rows, false);
+    std::vector<Product> products(const uint16_t* x, uint16_t* y) const {
+        std::vector<Product> all;
+        for (int64_t g = 0; g < count; g++) all.push_back({x + g * first.columns, count * first.columns, (*this)[g], y + g * first.rows, count * first.rows, false});
+        return all;
     }
 };
 

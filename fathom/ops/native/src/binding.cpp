@@ -22,7 +22,8 @@ FATHOM_METHOD(linear, 3) {
     Tensor y = make({x.size(0), w.rows}, wide ? at::kFloat : at::kBFloat16);
     {
         Unlocked unlocked(x.size(0) * w.rows * w.columns);
-        k.linear(in16(x), x.stride(0), x.size(0), w, y.data_ptr(), w.rows, wide);
+        Product product{in16(x), x.stride(0), w, y.data_ptr(), w.rows, wide};
+        k.linears(&product, 1, x.size(0));
     }
     return THPVariable_Wrap(y);
 }
@@ -35,7 +36,9 @@ FATHOM_METHOD(linear_pair, 3) {
     require(x.dim() == 2 && x.size(1) == columns && w[1].rows == rows && w[1].columns == columns, "x is [T, columns] bf16, the matrices of one size");
     Tensor y = make({T, 2, rows}, at::kFloat);
     Unlocked unlocked(2 * T * rows * columns);
-    for (int i = 0; i < 2; i++) k.linear(in16(x), columns, T, w[i], (float*)y.data_ptr() + i * rows, 2 * rows, true);
+    Product products[2];
+    for (int i = 0; i < 2; i++) products[i] = {in16(x), columns, w[i], (float*)y.data_ptr() + i * rows, 2 * rows, true};
+    k.linears(products, 2, T);
     unlocked.end();
     return THPVariable_Wrap(y);
 }
@@ -47,7 +50,8 @@ FATHOM_METHOD(linear_grouped, 2) {
     require(x.dim() == 3 && x.size(1) == w.count && x.size(2) == w.first.columns, "x is [T, G, columns] bf16");
     Tensor y = make({x.size(0), w.count * w.first.rows}, at::kBFloat16);
     Unlocked unlocked(x.numel() * w.first.rows);
-    w.multiply(k, in16(x), x.size(0), out16(y));
+    std::vector<Product> products = w.products(in16(x), out16(y));
+    k.linears(products.data(), w.count, x.size(0));
     unlocked.end();
     return THPVariable_Wrap(y);
 }

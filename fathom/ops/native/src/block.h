@@ -271,7 +271,8 @@ struct Forward {  // of one block on one batch
         return rounded;
     }
 
-    void product(const uint16_t* x, const Weight& w, void* y, bool fp32 = false) { k.linear(x, w.columns, T, w, y, w.rows, fp32); }
+    Product product(const uint16_t* x, const Weight& w, void* y, bool fp32 = false) const { return {x, w.columns, w, y, w.rows, fp32}; }
+    void multiply(const std::vector<Product>& all) { k.linears(all.data(), (int64_t)all.size(), T); }
 
     void read(const Mixing& m, const uint16_t* X, uint16_t* h, float* post, float* comb) {
         Room::Scope scope(room);
@@ -280,13 +281,19 @@ struct Forward {  // of one block on one batch
         k.rms_norm(mixed, T, b.D, m.norm, b.eps, h);
     }
 
+    // What a compressor takes of tokens, [T, 2, P]: two more products.
+    float* project(const Compressor& c, const uint16_t* h, std::vector<Product>& all) {
+        float* y = room.take<float>(T * 2 * c.P);
+        all.push_back({h, b.D, c.kv, y, 2 * c.P, true});
+        all.push_back({h, b.D, c.gate, y + c.P, 2 * c.P, true});
+        return y;
+    }
+
     // Waiting tokens and these; entries of the windows that became complete go to their places.
     template <class Encode>
-    void compress(const Compressor& c, const uint16_t* h, Encode&& encode) {
+    void compress(const Compressor& c, const float* projected, Encode&& encode) {
         Room::Scope scope(room);
-        float *projected = room.take<float>(T * 2 * c.P), *rows = room.take<float>(s.tail_rows * 2 * c.P);
-        k.linear(h, b.D, T, c.kv, projected, 2 * c.P, true);
-        k.linear(h, b.D, T, c.gate, projected + c.P, 2 * c.P, true);
+        float* rows = room.take<float>(s.tail_rows * 2 * c.P);
         k.remember(c.tail.data, c.tail.length, c.tail.width, (const uint8_t*)projected, s.runs, s.waiting.data(), s.R, (uint8_t*)rows);
         if (!s.made) return;
         uint16_t* fresh = room.take<uint16_t>(s.made * c.C);
@@ -301,31 +308,38 @@ struct Forward {  // of one block on one batch
         for (int64_t i = 0; i < s.made; i++) memcpy(c.pool.data + s.place[i] * c.pool.width, coded + i * c.pool.width, c.pool.width);
     }
 
-    // The best entries of each token, [T, top_k].
-    void choose(const Indexer& x, const uint16_t* h, const uint16_t* c_q, int64_t* chosen) {
+    // The best entries of each token, [T, top_k], by index queries [T, J, K] before their rotation, and head weights [T, J].
+    void choose(const Indexer& x, uint16_t* wide, float* w, int64_t* chosen) {
         Room::Scope scope(room);
-        compress(x.keys, h, [&](const uint16_t* fresh, uint8_t* bytes) { k.encode_keys(fresh, s.made, x.K, bytes); });
-        uint16_t *wide = vectors(x.J * x.K), *q = vectors(x.J * x.K);
-        float* w = room.take<float>(T * x.J);
-        product(taken(c_q, x.queries.columns), x.queries, wide);
+        uint16_t* q = vectors(x.J * x.K);
         k.norm_rope(wide, T, x.J, x.K, nullptr, -1, cos, sin, s.rope, false, q);
         if (b.official) k.index_queries(q, T * x.J, x.K, wide), q = wide;
-        product(h, x.weights, w, true);
         for (int64_t i = 0; i < T * x.J; i++) w[i] *= x.factor;
         k.index_topk(q, w, x.J, x.K, x.keys.pool.data, b.official, s.pages, s.runs, s.R, s.base.data(), s.ratio, x.top_k, chosen);
     }
 
     void attention(const uint16_t* h, uint16_t* out) {
         Room::Scope scope(room);
+        const Compressor* e = b.entries.get();
+        const Indexer* x = b.indexer.get();
         int64_t L = b.wq_a.rows, HC = b.H * b.C, width = b.window.width;
         uint16_t *latent = vectors(L), *c_q = vectors(L), *kv_raw = vectors(b.C), *kv = vectors(b.C), *one = vectors(HC), *other = vectors(HC);
-        const uint16_t* x = taken(h, b.D);
-        product(x, b.wq_a, latent);
+        uint16_t* index_q = x ? vectors(x->J * x->K) : nullptr;
+        float* index_w = x ? room.take<float>(T * x->J) : nullptr;
+
+        const uint16_t* rounded = taken(h, b.D);
+        std::vector<Product> first{product(rounded, b.wq_a, latent), product(rounded, b.wkv, kv_raw)};
+        float *projected = e ? project(*e, h, first) : nullptr, *projected_keys = x ? project(x->keys, h, first) : nullptr;
+        if (x) first.push_back(product(h, x->weights, index_w, true));
+        multiply(first);
         k.rms_norm(latent, T, L, b.q_norm, b.eps, c_q);
-        product(taken(c_q, L), b.wq_b, one);
+        const uint16_t* rounded_q = taken(c_q, L);
+        std::vector<Product> second{product(rounded_q, b.wq_b, one)};
+        if (x) second.push_back(product(rounded_q, x->queries, index_q));
+        multiply(second);
         k.norm_rope(one, T, b.H, b.C, nullptr, b.eps, cos, sin, s.rope, b.official, other);
-        product(x, b.wkv, kv_raw);
         k.norm_rope(kv_raw, T, 1, b.C, b.kv_norm, b.eps, cos, sin, s.rope, b.official, kv);
+
         const uint8_t* coded = (const uint8_t*)kv;
         if (b.official) {
             uint8_t* bytes = room.take<uint8_t>(T * width);
@@ -334,15 +348,17 @@ struct Forward {  // of one block on one batch
         }
         uint8_t* window = room.take<uint8_t>(s.window_rows * width);
         k.remember(b.window.data, b.window.length, width, coded, s.runs, s.history.data(), s.R, window);
-        if (b.entries) compress(*b.entries, h, [&](const uint16_t* fresh, uint8_t* bytes) { k.encode_entries(fresh, s.made, b.C, b.coded, bytes); });
-        int64_t* chosen = b.indexer ? room.take<int64_t>(T * b.indexer->top_k) : nullptr;
-        if (chosen) choose(*b.indexer, h, c_q, chosen);
-        k.attend(other, b.H, b.C, window, s.W, b.sink, b.entries ? b.entries->pool.data : nullptr, b.coded, s.pages, s.runs, s.R, s.base.data(), s.ratio, chosen,
-                 chosen ? b.indexer->top_k : 0, one);
+        if (e) compress(*e, projected, [&](const uint16_t* fresh, uint8_t* bytes) { k.encode_entries(fresh, s.made, b.C, b.coded, bytes); });
+        if (x) compress(x->keys, projected_keys, [&](const uint16_t* fresh, uint8_t* bytes) { k.encode_keys(fresh, s.made, x->K, bytes); });
+        int64_t* chosen = x ? room.take<int64_t>(T * x->top_k) : nullptr;
+        if (x) choose(*x, index_q, index_w, chosen);
+        k.attend(other, b.H, b.C, window, s.W, b.sink, e ? e->pool.data : nullptr, b.coded, s.pages, s.runs, s.R, s.base.data(), s.ratio, chosen,
+                 x ? x->top_k : 0, one);
+
         k.norm_rope(one, T, b.H, b.C, nullptr, -1, cos, values(s.tokens.back), s.rope, false, other);
         uint16_t* grouped = vectors(b.wo_b.columns);
-        b.wo_a.multiply(k, other, T, grouped);
-        product(taken(grouped, b.wo_b.columns), b.wo_b, out);
+        multiply(b.wo_a.products(other, grouped));
+        multiply({product(taken(grouped, b.wo_b.columns), b.wo_b, out)});
     }
 
     // scores [T, E], chosen [T, K]: what the router does; rows [T, K + 1, D] to work in.
@@ -351,7 +367,7 @@ struct Forward {  // of one block on one batch
         int64_t E = b.experts.count, *given = b.by_token ? room.take<int64_t>(T * b.K) : nullptr;
         for (int64_t t = 0; given && t < T; t++) memcpy(given + t * b.K, b.by_token + ids[t] * b.K, b.K * sizeof(int64_t));
         float *logits = room.take<float>(T * E), *weights = room.take<float>(T * b.K);
-        product(h, b.router, logits, true);
+        multiply({product(h, b.router, logits, true)});
         k.route(logits, T, E, b.bias, given, b.K, b.factor, scores, weights, chosen);
         k.experts(h, T, b.D, b.experts.width, weights, chosen, b.K, E, b.experts.up.data(), b.experts.down.data(), b.all.data(), b.limit, b.official, rows);
         k.experts_sum(rows, T, b.K + 1, b.D, out);

@@ -1,7 +1,7 @@
-// y = x·Wᵀ, the result rounded to bf16 or left in fp32.
+// y = x·Wᵀ for one matrix or several, results rounded to bf16 or left in fp32.
 //
-// Many rows are cut into blocks and shared out among the threads; few rows are prepared once and the panels are shared out, so that
-// decoding reads every weight once, at the speed of memory.
+// Many rows are cut into groups and shared out among the threads; of few rows the panels are shared out, those of all matrices together,
+// so that decoding reads every weight once, at the speed of memory, and starts its threads once.
 #pragma once
 #include <omp.h>
 
@@ -15,35 +15,58 @@ static inline void put(void* y, int64_t at, vf v, int64_t n, bool fp32) {
     else store_some((bf16*)y + at, v, n);
 }
 
-static void linear(const bf16* x, int64_t x_stride, int64_t T, Weight w, void* y, int64_t y_stride, bool fp32) {
-    int64_t K = padded(w.columns), count = panel_count(w), groups = ceil_div(T, GROUP * ROWS);
-    int threads = omp_get_max_threads();
-    if (T * w.rows * K < 1 << 15) threads = 1;  // a fork costs more than this work
-    int64_t parts = groups >= threads ? 1 : ceil_div(threads, groups);  // parts of the panels, where rows alone don't occupy all threads
-    int64_t share = ceil_div(ceil_div(count, parts), MAX_PANELS) * MAX_PANELS;
-    parts = ceil_div(count, share);
+// One thread's rows, laid out for the products that take them.
+struct Prepared {
+    bf16 *data, *unpacked;
+    const bf16* x = nullptr;
+    int64_t stride = 0, columns = 0;
+    int rows[GROUP], blocks = 0;
+
+    void take(const bf16* from, int64_t from_stride, int64_t count, int64_t from_columns) {
+        if (from == x && from_stride == stride && from_columns == columns) return;
+        x = from, stride = from_stride, columns = from_columns, blocks = 0;
+        for (int64_t t = 0; t < count; t += ROWS, blocks++) {
+            rows[blocks] = (int)smaller(ROWS, count - t);
+            for (int r = 0; r < rows[blocks]; r++) prepare_row(data + blocks * ROWS * padded(columns), r, rows[blocks], x + (t + r) * stride, columns);
+        }
+    }
+};
+
+static void linears(const Product* all, int64_t count, int64_t T) {
+    constexpr int64_t SIZE = GROUP * ROWS;
+    int64_t groups = ceil_div(T, SIZE), work = 0, parts = 0, room = 0, more = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const Weight& w = all[i].w;
+        work += T * w.rows * padded(w.columns), parts += ceil_div(panel_count(w), MAX_PANELS);
+        room = larger(room, SIZE * padded(w.columns) * (int64_t)sizeof(bf16)), more = larger(more, unpack_bytes(w));
+    }
+    int threads = work < 1 << 15 ? 1 : omp_get_max_threads();  // a fork costs more than so little work
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Tiles tiles;
-#pragma omp for collapse(2) schedule(dynamic)
-        for (int64_t g = 0; g < groups; g++)
-            for (int64_t part = 0; part < parts; part++) {
-                int64_t t0 = g * GROUP * ROWS, t1 = smaller(T, t0 + GROUP * ROWS);
-                bf16* a = (bf16*)fathom_scratch(THREAD, GROUP * ROWS * K * sizeof(bf16) + unpack_bytes(w));
-                bf16* unpacked = a + GROUP * ROWS * K;
-                int rows[GROUP], blocks = 0;
-                for (int64_t t = t0; t < t1; t += ROWS, blocks++) {
-                    rows[blocks] = (int)smaller(ROWS, t1 - t);
-                    for (int r = 0; r < rows[blocks]; r++) prepare_row(a + blocks * ROWS * K, r, rows[blocks], x + (t + r) * x_stride, w.columns);
+        char* memory = (char*)fathom_scratch(THREAD, room + more);
+        Prepared own{(bf16*)memory, (bf16*)(memory + room)};
+        auto run = [&](const Product& p, int64_t t0, int64_t p0, int64_t p1) {
+            own.take(p.x + t0 * p.x_stride, p.x_stride, smaller(SIZE, T - t0), p.w.columns);
+            panels(own.data, own.rows, own.blocks, p.w, p0, p1, own.unpacked, [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+                for (int i = 0; i < n; i++) {
+                    int64_t column = (panel + i) * LANES;
+                    put(p.y, (t0 + row) * p.y_stride + column, v[i], p.w.rows - column, p.fp32);
                 }
-                panels(a, rows, blocks, w, part * share, smaller(count, (part + 1) * share), unpacked,
-                       [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
-                           for (int i = 0; i < n; i++) {
-                               int64_t column = (panel + i) * LANES;
-                               put(y, (t0 + row) * y_stride + column, v[i], w.rows - column, fp32);
-                           }
-                       });
+            });
+        };
+        if (groups >= threads) {
+#pragma omp for schedule(dynamic)
+            for (int64_t g = 0; g < groups; g++)
+                for (int64_t i = 0; i < count; i++) run(all[i], g * SIZE, 0, panel_count(all[i].w));
+        } else {
+#pragma omp for schedule(dynamic)
+            for (int64_t job = 0; job < groups * parts; job++) {
+                int64_t i = 0, part = job % parts, of;
+                for (; part >= (of = ceil_div(panel_count(all[i].w), MAX_PANELS)); i++) part -= of;
+                run(all[i], job / parts * SIZE, part * MAX_PANELS, smaller(panel_count(all[i].w), (part + 1) * MAX_PANELS));
             }
+        }
     }
 }
 

@@ -31,11 +31,21 @@ struct Pages {
     int64_t width, per_block;
 };
 
+// y [T, rows] = x [T, columns] · wᵀ, rounded to bf16 or left in fp32.
+struct Product {
+    const uint16_t* x;
+    int64_t x_stride;
+    Weight w;
+    void* y;
+    int64_t y_stride;
+    bool fp32;
+};
+
 struct Table {
     const char* name;
 
-    // y [T, rows] = x [T, columns] · wᵀ, rounded to bf16 or left in fp32.
-    void (*linear)(const uint16_t* x, int64_t x_stride, int64_t T, Weight w, void* y, int64_t y_stride, bool fp32);
+    // Products of the same number of rows, none of which reads what another writes.
+    void (*linears)(const Product* all, int64_t count, int64_t T);
 
     // Routed experts and the shared one, of which those with active[e] are done: their outputs go to rows [T, K + 1, D], the shared
     // one's last. gate_up [E + 1] and down [E + 1] hold one Weight an expert, the shared one last; gate_up alternates panels of w1 and
