@@ -34,13 +34,15 @@ struct Prepared {
 
 static void linears(const Product* all, int64_t count, int64_t T) {
     constexpr int64_t SIZE = GROUP * ROWS;
-    int64_t groups = ceil_div(T, SIZE), work = 0, parts = 0, room = 0, more = 0;
+    int64_t groups = ceil_div(T, SIZE), work = 0, panels_ = 0, parts = 0, room = 0, more = 0;
     for (int64_t i = 0; i < count; i++) {
         const Weight& w = all[i].w;
-        work += T * w.rows * padded(w.columns), parts += ceil_div(panel_count(w), MAX_PANELS);
+        work += T * w.rows * padded(w.columns), panels_ += panel_count(w);
         room = larger(room, SIZE * padded(w.columns) * (int64_t)sizeof(bf16)), more = larger(more, unpack_bytes(w));
     }
     int threads = work < 1 << 15 ? 1 : omp_get_max_threads();  // a fork costs more than so little work
+    int64_t share = smaller(MAX_PANELS, ceil_div(panels_, threads));  // panels of a part, where rows alone don't occupy all threads
+    for (int64_t i = 0; i < count; i++) parts += ceil_div(panel_count(all[i].w), share);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Tiles tiles;
@@ -63,8 +65,8 @@ static void linears(const Product* all, int64_t count, int64_t T) {
 #pragma omp for schedule(dynamic)
             for (int64_t job = 0; job < groups * parts; job++) {
                 int64_t i = 0, part = job % parts, of;
-                for (; part >= (of = ceil_div(panel_count(all[i].w), MAX_PANELS)); i++) part -= of;
-                run(all[i], job / parts * SIZE, part * MAX_PANELS, smaller(panel_count(all[i].w), (part + 1) * MAX_PANELS));
+                for (; part >= (of = ceil_div(panel_count(all[i].w), share)); i++) part -= of;
+                run(all[i], job / parts * SIZE, part * share, smaller(panel_count(all[i].w), (part + 1) * share));
             }
         }
     }

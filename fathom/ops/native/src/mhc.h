@@ -9,8 +9,8 @@
 #pragma once
 #include <omp.h>
 
+#include "linear.h"
 #include "norm.h"
-#include "packed.h"
 
 namespace fathom {
 namespace FATHOM_ISA {
@@ -54,26 +54,22 @@ static inline void sinkhorn(vf* m, int64_t N, int64_t steps, float eps) {
     }
 }
 
-static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps, float norm_eps,
-                    float eps, bf16* h, float* post, float* comb) {
-    bool head = post == nullptr;
-    int64_t width = N * D, K = padded(width), M = head ? N : (2 + N) * N;
-    auto mix_tile = [&](int64_t t0) {
-        int64_t count = smaller(TILE, T - t0), wide = panel_count(fn) * LANES;
-        constexpr int BLOCKS = (TILE + ROWS - 1) / ROWS;
-        bf16* a = (bf16*)fathom_scratch(THREAD, BLOCKS * ROWS * K * sizeof(bf16) + (BLOCKS * ROWS * wide + M * TILE + TILE) * sizeof(float));
-        float* product = (float*)(a + BLOCKS * ROWS * K);  // [rows][wide]
-        float* mix = product + BLOCKS * ROWS * wide;       // [M][TILE]
-        float* inverse = mix + M * TILE;
-        int rows[BLOCKS], blocks = 0;
-        for (int64_t r = 0; r < count; r += ROWS, blocks++) {
-            rows[blocks] = (int)smaller(ROWS, count - r);
-            for (int i = 0; i < rows[blocks]; i++) prepare_row(a + blocks * ROWS * K, i, rows[blocks], X + (t0 + r + i) * width, width);
-        }
-        panels(a, rows, blocks, fn, 0, panel_count(fn), nullptr, [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
-            for (int i = 0; i < n; i++) store(product + row * wide + (panel + i) * LANES, v[i]);
-        });
-        for (int64_t i = 0; i < TILE; i++) {
+struct Mix {
+    const bf16* X;
+    int64_t T, N, D;
+    Weight fn;
+    const float *scale, *base;
+    int64_t steps;
+    float norm_eps, eps;
+    bf16* h;
+    float *post, *comb;
+
+    // Tokens t0 … t0 + count, at most TILE, by their products with fn: [count][stride].
+    void tile(int64_t t0, int64_t count, const float* product, int64_t stride, float* room) const {
+        bool head = post == nullptr;
+        int64_t width = N * D, M = head ? N : (2 + N) * N;
+        float *mix = room, *inverse = room + M * TILE;  // [M][TILE], [TILE]
+        for (int64_t i = 0; i < ceil_div(count, LANES) * LANES; i++) {
             inverse[i] = 0;
             if (i >= count) {
                 for (int64_t j = 0; j < M; j++) mix[j * TILE + i] = 0;
@@ -81,8 +77,8 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
             }
             inverse[i] = inverse_rms(X + (t0 + i) * width, width, norm_eps);
             for (int64_t j = 0; j < M; j++) {
-                float total = product[i * wide + j];
-                for (int64_t rest = M; rest < fn.rows; rest += M) total += product[i * wide + rest + j];
+                float total = product[i * stride + j];
+                for (int64_t rest = M; rest < fn.rows; rest += M) total += product[i * stride + rest + j];
                 mix[j * TILE + i] = total * inverse[i];
             }
         }
@@ -108,12 +104,41 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
                 for (int64_t j = 0; j < N; j++) total = fma(splat(mix[j * TILE + i]), load_some(X + (t0 + i) * width + j * D + d, D - d), total);
                 store_some(h + (t0 + i) * D + d, total, D - d);
             }
-    };
-#pragma omp parallel if (T * width > SMALL)
+    }
+
+    // The product of some tokens on the calling thread, then the rest.
+    void product_and_tile(int64_t t0, int64_t count) const {
+        int64_t width = N * D, K = padded(width), wide = panel_count(fn) * LANES;
+        constexpr int BLOCKS = (TILE + ROWS - 1) / ROWS;
+        bf16* a = (bf16*)fathom_scratch(THREAD, BLOCKS * ROWS * K * sizeof(bf16) + (BLOCKS * ROWS * wide + (fn.rows + 1) * TILE) * sizeof(float));
+        float* product = (float*)(a + BLOCKS * ROWS * K);  // [rows][wide]
+        int rows[BLOCKS], blocks = 0;
+        for (int64_t r = 0; r < count; r += ROWS, blocks++) {
+            rows[blocks] = (int)smaller(ROWS, count - r);
+            for (int i = 0; i < rows[blocks]; i++) prepare_row(a + blocks * ROWS * K, i, rows[blocks], X + (t0 + r + i) * width, width);
+        }
+        panels(a, rows, blocks, fn, 0, panel_count(fn), nullptr, [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+            for (int i = 0; i < n; i++) store(product + row * wide + (panel + i) * LANES, v[i]);
+        });
+        tile(t0, count, product, wide, product + BLOCKS * ROWS * wide);
+    }
+};
+
+static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps, float norm_eps,
+                    float eps, bf16* h, float* post, float* comb) {
+    Mix mix{X, T, N, D, fn, scale, base, steps, norm_eps, eps, h, post, comb};
+    if (T < 4) {  // what counts is reading fn, and the threads share it
+        float* room = (float*)fathom_scratch(CALL, (T * fn.rows + (fn.rows + 1) * TILE) * sizeof(float));
+        Product all{X, N * D, fn, room, fn.rows, true};
+        linears(&all, 1, T);
+        return mix.tile(0, T, room, fn.rows, room + T * fn.rows);
+    }
+    int64_t size = larger(2, smaller(TILE, ceil_div(T, omp_get_max_threads())));
+#pragma omp parallel
     {
         Tiles tiles;
 #pragma omp for schedule(dynamic)
-        for (int64_t t0 = 0; t0 < T; t0 += TILE) mix_tile(t0);
+        for (int64_t t0 = 0; t0 < T; t0 += size) mix.product_and_tile(t0, smaller(size, T - t0));
     }
 }
 
