@@ -129,6 +129,24 @@ def test_quantised_weights_are_their_values(k: Native, format: str, T: int, out:
     assert quantised.nbytes == packed_bytes(out, columns, format) and plain.nbytes == packed_bytes(out, columns, "bf16")
 
 
+@pytest.mark.parametrize(("format", "least", "most"), [("fp8", 10, 246), ("fp4", 2, 252)])
+def test_every_code_at_every_scale(k: Native, format: str, least: int, most: int) -> None:
+    """As far as bf16 holds the product: read one by one (a single row of the identity) and many at once."""
+    out, columns = 128 * (most - least + 1), 256
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes[codes & 0x7F == 0x7F] = 0  # E4M3's NaN
+    weight = codes.repeat(out, columns // 256) if format == "fp8" else codes.view(1, 2, 128).expand(out // 2, 2, 128).flatten(0, 1)
+    scale = torch.arange(least, most + 1, dtype=torch.uint8).repeat_interleave(1 if format == "fp8" else 128).unsqueeze(1)
+    scale = scale.expand(-1, columns // (128 if format == "fp8" else 32)).contiguous().view(torch.float8_e8m0fnu)
+    weight = weight.contiguous().view(torch.float8_e4m3fn if format == "fp8" else torch.uint8)
+    quantised = Packed(out, columns, format)
+    quantised[0:out].take(weight, scale)
+    expected = (decode_fp8 if format == "fp8" else decode_fp4)(weight, scale, torch.bfloat16).float().T
+    one = torch.eye(columns).bfloat16()
+    assert torch.equal(k.linear_fp32(one, quantised), expected)
+    assert all(torch.equal(k.linear_fp32(one[i : i + 1], quantised), expected[i : i + 1]) for i in range(0, columns, 17))
+
+
 @pytest.mark.parametrize("kinds", [("fp4", "fp8"), ("fp8", "fp8"), ("fp4", None)])
 @pytest.mark.parametrize(("T", "D", "I", "E", "K"), [(1, 32, 64, 4, 2), (7, 160, 96, 3, 3), (150, 128, 32, 6, 3)])
 def test_official_experts(k: Native, kinds: tuple[str, str | None], T: int, D: int, I: int, E: int, K: int) -> None:

@@ -22,7 +22,7 @@ class Packed:
 
     Attributes:
         format: None (bf16), "fp8" or "fp4".
-        data: bf16 [panels, K/2, 16, 2]; uint8 [panels, K/2, 16, 2] (E4M3); or uint8 [panels, K/2, 16] (two E2M1, low nibble first).
+        data: bf16 [panels, K/2, 16, 2]; uint8 [panels, K/2, 16, 2] (E4M3); or uint8 [panels, K/8, 16, 4] (E2M1, see `_in_fours`).
         scale: ue8m0 bytes: None; [panels, ⌈K/128⌉]; or [panels, K/32, 16].
         parts: data, scale, rows, columns and the format's number: what the kernels take for a matrix.
     """
@@ -90,8 +90,9 @@ class Packed:
             panels = -(-len(raw) // PANEL)
             self.scale[first // PANEL : first // PANEL + panels] = scales.repeat_interleave(128 // PANEL, 0)[:panels]
         else:
-            pairs = torch.zeros(len(raw), self.data.shape[1], dtype=torch.uint8)
+            pairs = torch.zeros(len(raw), self.data.shape[1] * 4, dtype=torch.uint8)
             pairs[:, : self.columns // 2] = raw
+            pairs = _in_fours(pairs)
             self._place(first, scales, self.scale)
         self._place(first, pairs, self.data)
 
@@ -190,4 +191,12 @@ def empty(rows: int, columns: int, format: str | None) -> tuple[Tensor, Tensor |
     per = SCALE_COLUMNS[format]
     if format == "fp8":
         return torch.zeros(panels, K // 2, PANEL, 2, dtype=torch.uint8), torch.zeros(panels, -(-K // per), dtype=torch.uint8)
-    return torch.zeros(panels, K // 2, PANEL, dtype=torch.uint8), torch.zeros(panels, K // per, PANEL, dtype=torch.uint8)
+    return torch.zeros(panels, K // 8, PANEL, 4, dtype=torch.uint8), torch.zeros(panels, K // per, PANEL, dtype=torch.uint8)
+
+
+def _in_fours(pairs: Tensor) -> Tensor:
+    """Four pairs of E2M1, a byte each and the low nibble first, as the four nibbles of two 16-bit numbers: the pairs' first values, and their
+    second ones. uint8 [n, K/2] → [n, K/8, 4]."""
+    four = pairs.unflatten(1, (-1, 4))
+    even, odd = four[..., 0::2], four[..., 1::2]  # two numbers of two bytes: each takes pairs (0, 1), then (2, 3)
+    return torch.cat(((even & 15) | (odd << 4), (even >> 4) | (odd & 0xF0)), dim=-1)

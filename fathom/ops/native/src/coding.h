@@ -111,7 +111,7 @@ FATHOM_INLINE void decode_entry(bf16* y, const uint8_t* row, int64_t C, int64_t 
     int64_t plain = C - R, c = 0;
     const uint8_t* scales = row + plain + 2 * R;
     memcpy(y + plain, row + plain, 2 * R);
-    for (; c + 32 <= plain; c += 32) store_u(y + c, pairs_e4m3(row + c, power_of_two(splat_u(scales[c / ENTRY_RUN]))));
+    for (; c + 32 <= plain; c += 32) store_u(y + c, pairs_e4m3(row + c, scale_of<FP8>(splat_u(scales[c / ENTRY_RUN]))));
     for (; c < plain; c += LANES) {
         int64_t n = smaller(LANES, plain - c);
         uint8_t bytes[LANES] = {};
@@ -157,15 +157,15 @@ FATHOM_INLINE void encode_key(uint8_t* row, const bf16* x, int64_t C) {
 
 FATHOM_INLINE void decode_key(bf16* y, const uint8_t* row, int64_t C) {
     for (int64_t c = 0; c < C; c += KEY_RUN) {
-        PairScale scale = pair_scale(splat_u(row[C / 2 + c / KEY_RUN]));
+        Scale scale = scale_of<FP4>(splat_u(row[C / 2 + c / KEY_RUN]));
         if (c + KEY_RUN <= C) {
-            store_u(y + c, scale_pairs(pairs_e2m1(row + c / 2), scale));
+            store_u(y + c, pairs_e2m1(row + c / 2, scale));
             continue;
         }
         uint8_t rest[LANES] = {};
         bf16 values[KEY_RUN];
         memcpy(rest, row + c / 2, (C - c) / 2);
-        store_u(values, scale_pairs(pairs_e2m1(rest), scale));
+        store_u(values, pairs_e2m1(rest, scale));
         memcpy(y + c, values, (C - c) * sizeof(bf16));
     }
 }

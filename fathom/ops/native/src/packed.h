@@ -88,22 +88,33 @@ FATHOM_INLINE void multiply_coded(const uint32_t* a, const Weight& w, int64_t pa
     int64_t K = padded(w.columns), bytes = K * (F == FP8 ? LANES : LANES / 2), runs = F == FP8 ? ceil_div(K, 128) : K / 32 * LANES;
     const uint8_t *data = (const uint8_t*)w.data + panel * bytes, *scales = w.scale + panel * runs;
     vn acc[R][P] = {};
-    for (int64_t k32 = 0; k32 < K / 32; k32++) {
-        PairScale s[P];
+    auto add = [&](int p, int64_t k, vu pairs) __attribute__((always_inline)) {
+        for (int r = 0; r < R; r++) acc[r][p] = dot2(acc[r][p], pair(a + k * R + r), (un)pairs);
+    };
+    for (int64_t k32 = 0; k32 < K / 2; k32 += 16) {  // 32 columns
+        Scale s[P];
         bool simple = true;
         for (int p = 0; p < P; p++) {
-            s[p] = pair_scale(F == FP8 ? splat_u(scales[p * runs + k32 / 4]) : widen_bytes(scales + p * runs + k32 * LANES));
+            s[p] = scale_of<F>(F == FP8 ? splat_u(scales[p * runs + k32 / 64]) : widen_bytes(scales + p * runs + k32));
             simple &= s[p].simple;
         }
         auto columns = [&](bool all_simple) __attribute__((always_inline)) {
-            for (int64_t k = k32 * 16; k < (k32 + 1) * 16; k++)
-                for (int p = 0; p < P; p++) {
-                    PairScale scale{s[p].factor, s[p].shift, all_simple};
-                    vu v = F == FP8 ? pairs_e4m3(data + p * bytes + k * 2 * LANES, scale.factor) : scale_pairs(pairs_e2m1(data + p * bytes + k * LANES), scale);
-                    for (int r = 0; r < R; r++) acc[r][p] = dot2(acc[r][p], pair(a + k * R + r), (un)v);
+            for (int p = 0; p < P; p++) s[p].simple = all_simple;
+            if constexpr (F == FP8) {
+                for (int64_t k = k32; k < k32 + 16; k++)
+                    for (int p = 0; p < P; p++) add(p, k, pairs_e4m3(data + p * bytes + k * 2 * LANES, s[p]));
+            } else {
+                for (int64_t k = k32; k < k32 + 16; k += 4) {
+                    vu group[P];
+                    for (int p = 0; p < P; p++) group[p] = load_u(data + p * bytes + k * LANES);
+                    for (int p = 0; p < P; p++) add(p, k, pairs_e2m1<0>(group[p], s[p]));
+                    for (int p = 0; p < P; p++) add(p, k + 1, pairs_e2m1<1>(group[p], s[p]));
+                    for (int p = 0; p < P; p++) add(p, k + 2, pairs_e2m1<2>(group[p], s[p]));
+                    for (int p = 0; p < P; p++) add(p, k + 3, pairs_e2m1<3>(group[p], s[p]));
                 }
+            }
         };
-        if (F == FP8 || simple) columns(true);
+        if (simple) columns(true);
         else columns(false);
     }
     for (int r = 0; r < R; r++) {

@@ -2,9 +2,13 @@
 //
 // Both formats keep the order of the bf16 panels: value (pair k, row r, half j) of a panel is number (k·16 + r)·2 + j.
 //   FP8 (E4M3): one byte a value, in that order. One scale byte for 128 columns of the panel: a panel's 16 rows share a block of 128.
-//   FP4 (E2M1): one byte a pair, the low nibble first. One scale byte a row for each 32 columns: [K/32][16].
+//   FP4 (E2M1): groups of four pairs, [K/8][16][2] of 16 bits: half j of row r, the first pair's value in the lowest four bits. One scale
+//   byte a row for each 32 columns: [K/32][16].
 // A scale byte s means 2^(s - 127). The products are exact in bf16: 4 (FP8) or 2 (FP4) significant bits, and an exponent that only a
 // scale near the ends of its range can push out of bf16's.
+//
+// With AVX-512 that is arithmetic on bf16's own bits: numbers come with the largest exponent that they could need, and one subtraction that
+// stops at zero scales them, since zero (of either sign) has no bits to take from.
 #pragma once
 #include "simd.h"
 #include "table.h"
@@ -27,30 +31,9 @@ FATHOM_INLINE vf from_e2m1(vu x) {
     return __builtin_shuffle(table, (vi)x);
 }
 
-// Powers of two by their bytes, for pairs of bf16 in a lane.
-struct PairScale {
-    vf factor;
-    vu shift;     // what to add to exponents
-    bool simple;  // that is all: no exponent of an E2M1 number leaves its range
-};
-FATHOM_INLINE PairScale pair_scale(vu byte) {
-    vu shift = (byte - 127) << 7 & 0xffff, off = byte - 3;
-    bool simple = false;
-#if defined(__AVX512BW__)
-    simple = !_mm512_cmpgt_epu32_mask((__m512i)off, _mm512_set1_epi32(248));
-#endif
-    return {power_of_two(byte), shift | shift << 16, simple};
-}
-FATHOM_INLINE vu scale_pairs(vu pairs, const PairScale& scale) {
-#if defined(__AVX512BW__)
-    if (scale.simple) {
-        __mmask32 nonzero = _mm512_test_epi16_mask((__m512i)pairs, _mm512_set1_epi16(0x7fff));
-        return (vu)_mm512_mask_add_epi16((__m512i)pairs, nonzero, (__m512i)pairs, (__m512i)scale.shift);
-    }
-#endif
-    vf low = (vf)(pairs << 16) * scale.factor, high = (vf)(pairs & 0xffff0000u) * scale.factor;
-    return ((vu)low >> 16) | ((vu)high & 0xffff0000u);
-}
+// Two vectors as pairs of bf16, lane by lane; what bf16 doesn't hold is cut off.
+FATHOM_INLINE vu pairs_of(vf low, vf high) { return ((vu)low >> 16) | ((vu)high & 0xffff0000u); }
+
 FATHOM_INLINE vu widen_bytes(const uint8_t* from) {  // the compiler's own conversion takes bytes out one by one
 #if defined(__AVX512F__)
     return (vu)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from));
@@ -65,34 +48,67 @@ FATHOM_INLINE vu widen_bytes(const uint8_t* from) {  // the compiler's own conve
 #endif
 }
 
-// Sixteen bytes of two E2M1 each, the low nibble first, as pairs of bf16.
-FATHOM_INLINE vu pairs_e2m1(const uint8_t* from) {
-    vu x = widen_bytes(from);
+// Scales of 16 lanes of numbers in a format, by their bytes.
+struct Scale {
+    vf factor;
+    vu less;      // what to take off both halves' exponents
+    bool simple;  // that is all: no exponent leaves its range
+};
+template <Format F>
+FATHOM_INLINE Scale scale_of(vu byte) {
+    constexpr uint32_t LEAST = F == FP8 ? 10 : 3, MOST = F == FP8 ? 246 : 251;  // bytes of simple scales
+    Scale scale{power_of_two(byte), {}, false};
 #if defined(__AVX512BW__)
-    const __m512i table = _mm512_set_epi32(  // of bf16, twice: only the low five bits of an index count, and the fifth is the other nibble's
-        (int)0xc0c0c080, (int)0xc040c000, (int)0xbfc0bf80, (int)0xbf008000, 0x40c04080, 0x40404000, 0x3fc03f80, 0x3f000000,
-        (int)0xc0c0c080, (int)0xc040c000, (int)0xbfc0bf80, (int)0xbf008000, 0x40c04080, 0x40404000, 0x3fc03f80, 0x3f000000);
-    return (vu)_mm512_permutexvar_epi16((__m512i)(x | x << 12), table);
-#else
-    return ((vu)from_e2m1(x & 15) >> 16) | (vu)from_e2m1(x >> 4);
+    vu less = (MOST - byte) << 7 & 0xffff, off = byte - LEAST;
+    scale.less = less | less << 16, scale.simple = !_mm512_cmpgt_epu32_mask((__m512i)off, _mm512_set1_epi32(MOST - LEAST));
 #endif
+    return scale;
 }
 
-// 32 bytes of E4M3 times a power of two, as bf16.
-#if defined(__AVX512BW__) && defined(__AVX512BF16__)
-FATHOM_INLINE vu pairs_e4m3(const uint8_t* from, vf scale) {
-    __m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)from));  // an fp16 has room for them, 2^8 times too small
-    __m512i half = _mm512_or_si512(_mm512_slli_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0x7f)), 7),
-                                   _mm512_slli_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0x80)), 8));
-    vf low = (vf)_mm512_cvtph_ps(_mm512_castsi512_si256(half)), high = (vf)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
-    return (vu)_mm512_cvtne2ps_pbh((__m512)(high * 256.f * scale), (__m512)(low * 256.f * scale));
-}
-#else
-FATHOM_INLINE vu pairs_e4m3(const uint8_t* from, vf scale) {
-    vh halves[2] = {narrow(from_e4m3(widen_bytes(from)) * scale), narrow(from_e4m3(widen_bytes(from + LANES)) * scale)};
-    return load_u(halves);
+#if defined(__AVX512BW__)
+// bf16 of the E2M1 in the low four bits of each half of a lane; a fifth bit may be anything.
+FATHOM_INLINE vu scaled_e2m1(__m512i codes, const Scale& scale) {
+    constexpr uint32_t UP = 124u << 23 | 124u << 7;
+    const __m512i table = _mm512_set_epi32(
+        (int)(0xc0c0c080 + UP), (int)(0xc040c000 + UP), (int)(0xbfc0bf80 + UP), (int)0xfd000000, 0x40c04080 + UP, 0x40404000 + UP, 0x3fc03f80 + UP, 0x7d000000,
+        (int)(0xc0c0c080 + UP), (int)(0xc040c000 + UP), (int)(0xbfc0bf80 + UP), (int)0xfd000000, 0x40c04080 + UP, 0x40404000 + UP, 0x3fc03f80 + UP, 0x7d000000);
+    return (vu)_mm512_subs_epu16(_mm512_permutexvar_epi16(codes, table), (__m512i)scale.less);
 }
 #endif
+
+// Pair I of a group of four, [16][2] of 16 bits, as bf16.
+template <int I>
+FATHOM_INLINE vu pairs_e2m1(vu group, const Scale& scale) {
+#if defined(__AVX512BW__)
+    if (scale.simple) return scaled_e2m1(_mm512_srli_epi16((__m512i)group, 4 * I), scale);
+#endif
+    return pairs_of(from_e2m1(group >> 4 * I & 15) * scale.factor, from_e2m1(group >> (16 + 4 * I) & 15) * scale.factor);
+}
+
+// Sixteen bytes of two E2M1 each, the low nibble first.
+FATHOM_INLINE vu pairs_e2m1(const uint8_t* from, const Scale& scale) {
+    vu x = widen_bytes(from);
+#if defined(__AVX512BW__)
+    if (scale.simple) return scaled_e2m1((__m512i)(x | x << 12), scale);
+#endif
+    return pairs_of(from_e2m1(x & 15) * scale.factor, from_e2m1(x >> 4) * scale.factor);
+}
+
+// 32 bytes of E4M3 as bf16, all with one scale.
+FATHOM_INLINE vu pairs_e4m3(const uint8_t* from, const Scale& scale) {
+#if defined(__AVX512BW__)
+    if (scale.simple) {
+        const __m512i subnormal = _mm512_castsi128_si512(_mm_setr_epi16(0, 0x7680, 0x7700, 0x7740, 0x7780, 0x77a0, 0x77c0, 0x77e0));
+        __m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)from)), size = _mm512_and_si512(_mm512_slli_epi16(x, 4), _mm512_set1_epi16(0x7f0));
+        __m512i value = _mm512_add_epi16(size, _mm512_set1_epi16(239 << 7));
+        value = _mm512_mask_permutexvar_epi16(value, _mm512_cmplt_epu16_mask(size, _mm512_set1_epi16(0x80)), x, subnormal);
+        value = _mm512_subs_epu16(value, (__m512i)scale.less);
+        return (vu)_mm512_ternarylogic_epi32(value, _mm512_slli_epi16(x, 8), _mm512_set1_epi16((short)0x8000), 0xf8);  // value | (sign & 0x8000)
+    }
+#endif
+    vh halves[2] = {narrow(from_e4m3(widen_bytes(from)) * scale.factor), narrow(from_e4m3(widen_bytes(from + LANES)) * scale.factor)};
+    return load_u(halves);
+}
 
 // Panels p … p + count of w in bf16; K is its padded width.
 static inline void unpack(const Weight& w, int64_t p, int count, int64_t K, bf16* out) {
@@ -101,12 +117,18 @@ static inline void unpack(const Weight& w, int64_t p, int count, int64_t K, bf16
         const uint8_t* from = (const uint8_t*)w.data + p * K * (w.format == FP8 ? LANES : LANES / 2);
         if (w.format == FP8) {
             const uint8_t* scale = w.scale + p * ceil_div(K, 128);
-            for (int64_t k = 0; k < K / 2; k++) store_u(to + k * 2 * LANES, pairs_e4m3(from + k * 2 * LANES, power_of_two(splat_u(scale[k / 64]))));
+            for (int64_t k128 = 0; k128 < K / 2; k128 += 64) {
+                Scale s = scale_of<FP8>(splat_u(scale[k128 / 64]));
+                for (int64_t k = k128; k < smaller(K / 2, k128 + 64); k++) store_u(to + k * 2 * LANES, pairs_e4m3(from + k * 2 * LANES, s));
+            }
         } else {
             const uint8_t* scale = w.scale + p * K / 32 * LANES;
-            for (int64_t k32 = 0; k32 < K / 32; k32++) {
-                PairScale s = pair_scale(widen_bytes(scale + k32 * LANES));
-                for (int64_t k = k32 * 16; k < (k32 + 1) * 16; k++) store_u(to + k * 2 * LANES, scale_pairs(pairs_e2m1(from + k * LANES), s));
+            for (int64_t g = 0; g < K / 8; g++) {
+                Scale s = scale_of<FP4>(widen_bytes(scale + g / 4 * LANES));
+                vu group = load_u(from + g * 64);
+                bf16* four = to + g * 8 * LANES;
+                store_u(four, pairs_e2m1<0>(group, s)), store_u(four + 2 * LANES, pairs_e2m1<1>(group, s));
+                store_u(four + 4 * LANES, pairs_e2m1<2>(group, s)), store_u(four + 6 * LANES, pairs_e2m1<3>(group, s));
             }
         }
     }
