@@ -37,7 +37,13 @@ FATHOM_INLINE int64_t panel_size(int64_t columns) { return padded(columns) * LAN
 FATHOM_INLINE int64_t panel_count(const Weight& w) { return ceil_div(w.rows, LANES); }
 
 // How many panels a block of `rows` rows takes at once: many when rows are few, to have enough independent chains of additions.
-constexpr int at_once(int rows) { return WIDE ? (rows <= 2 ? 8 : rows <= 4 ? 4 : 2) : (rows == 1 && ROWS > 1 ? 4 : 2); }
+constexpr int at_once(int rows) {
+#if defined(FATHOM_TILES)
+    return rows <= TILE_ROWS ? 8 : 2;
+#else
+    return WIDE ? (rows <= 2 ? 8 : rows <= 4 ? 4 : 2) : (rows == 1 && ROWS > 1 ? 4 : 2);
+#endif
+}
 
 // Input rows laid out for `panels`: pairs of all rows side by side, [K/2][rows]; with tiles, tile after tile, [2][K/32][16][32]. `buffer`
 // holds ROWS·K values.
@@ -151,12 +157,14 @@ template <class Store>
 static inline void block(const bf16* a, int rows, const bf16* b, int64_t columns, int64_t panel, int count, Store&& store) {
     int64_t K2 = padded(columns) / 2, size = panel_size(columns);
 #if defined(FATHOM_TILES)
-    alignas(64) float c[ROWS][2 * LANES];
-    for (int p = 0; p < count; p += 2) {
-        int some = count - p > 1 ? 2 : 1;
-        tile_block(tiled_rows(a, 2 * K2), rows, b + p * size, size, K2 / 16, some, c[0], 2 * LANES);
+    alignas(64) float c[ROWS * 2 * LANES];  // rows of two panels, or half as many of four
+    for (int p = 0, some; p < count; p += some) {
+        some = rows <= TILE_ROWS && count - p >= 4 ? 4 : count - p > 1 ? 2 : 1;
+        int64_t stride = some == 4 ? 4 * LANES : 2 * LANES;
+        tile_block(tiled_rows(a, 2 * K2), rows, b + p * size, size, K2 / 16, some, c, stride);
         for (int r = 0; r < rows; r++) {
-            vf v[2] = {load(c[r]), load(c[r] + LANES)};
+            vf v[4];
+            for (int i = 0; i < some; i++) v[i] = load(c + r * stride + i * LANES);
             store(r, panel + p, v, some);
         }
     }
@@ -181,7 +189,7 @@ static inline void panels(const bf16* a, const int* rows, int blocks, const Weig
     int64_t size = panel_size(w.columns), K = padded(w.columns);
     int most = blocks ? at_once(rows[0]) : 1;
 #if defined(FATHOM_TILES)
-    if (w.format != BF16) most = 2;  // two panels stay in the nearest cache until they are used
+    if (w.format != BF16) most = rows[0] <= TILE_ROWS && K <= 256 ? 4 : 2;  // so many panels stay in the nearest cache until they are used
 #else
     if constexpr (DECODING_ROWS)
         if (w.format != BF16 && blocks == 1 && rows[0] <= DECODING_ROWS) {
