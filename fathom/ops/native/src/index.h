@@ -136,11 +136,15 @@ struct Index {
         }
     }
 
-    // Σ_j w_j · ReLU(p_j) over heads' vectors.
-    vf weighted(const float* p, const float* weights_) const {
-        vf score = vf{};
-        for (int64_t j = 0; j < J; j++) score = fma(max(load(p + j * LANES), vf{}), load(weights_ + j * LANES), score);
-        return coded ? widen(narrow(score)) : score;
+    // Σ_j w_j · ReLU(p_j) over heads' vectors, of COUNT keys whose products are J·LANES apart.
+    template <int COUNT>
+    void weighted(const float* p, const float* weights_, vf* score) const {
+        vf sums[COUNT] = {};
+        for (int64_t j = 0; j < J; j++) {
+            vf w_ = load(weights_ + j * LANES);
+            for (int i = 0; i < COUNT; i++) sums[i] = fma(max(load(p + (i * J + j) * LANES), vf{}), w_, sums[i]);
+        }
+        for (int i = 0; i < COUNT; i++) score[i] = coded ? widen(narrow(sums[i])) : sums[i];
     }
 
     void together(int64_t run, int64_t t0, int64_t count) const {  // up to 16 queries of one run
@@ -172,20 +176,18 @@ struct Index {
             point(rows, run, e, n, decoded);
             products(rows, n, packs, J, C, product);
             for (int a = 0; a < n; a += LANES) {
-                vu block[LANES];  // by entry, a query a lane; then by query, an entry a lane
-                vf best = splat(-__builtin_inff());
+                vf score[LANES], best = splat(-__builtin_inff());
                 bool whole = a + LANES <= n && e + a + LANES <= limit[0];
+                constexpr int AT_ONCE = NATIVE == LANES ? 8 : 1;
+                for (int i = 0; i < LANES; i += AT_ONCE) weighted<AT_ONCE>(product + (a + i) * J * LANES, weight, score + i);
                 for (int i = 0; i < LANES; i++) {
-                    vf score = splat(-__builtin_inff());
-                    if (a + i < n) {
-                        score = weighted(product + (a + i) * J * LANES, weight);
-                        if (!whole) score = splat_i((int32_t)(e + a + i)) < limit ? score : splat(-__builtin_inff());
-                    }
-                    best = max(score, best);  // a NaN is never the best
-                    block[i] = (vu)score;
+                    if (!whole) score[i] = a + i < n ? (splat_i((int32_t)(e + a + i)) < limit ? score[i] : splat(-__builtin_inff())) : splat(-__builtin_inff());
+                    best = max(score[i], best);  // a NaN is never the best
                 }
                 uint32_t better = greater(best, bar);
                 if (!better) continue;
+                vu block[LANES];  // by entry, a query a lane; then by query, an entry a lane
+                for (int i = 0; i < LANES; i++) block[i] = (vu)score[i];
                 transpose(block);
                 for (; better; better &= better - 1) {
                     int i = __builtin_ctz(better);
@@ -222,7 +224,9 @@ struct Index {
                     transpose(block);
                     for (int i = 0; i < LANES; i++) store_u(by_head + (g * LANES + i) * LANES, block[i]);
                 }
-                offer(c, weighted(by_head, weight), e + a, (1u << some) - 1, k);
+                vf score;
+                weighted<1>(by_head, weight, &score);
+                offer(c, score, e + a, (1u << some) - 1, k);
             }
         }
         cut_back(c, k);
