@@ -17,6 +17,7 @@ namespace {
 using at::Tensor;
 using fathom::Pages;
 using fathom::Product;
+using fathom::Reading;
 using fathom::Run;
 using fathom::Table;
 using fathom::Weight;

@@ -2,8 +2,8 @@
 // that were checked once.
 //
 // For a decoded token the calls between operators cost more than many of the sums. `Block` knows a block's weights and its buffers in the
-// paged state, `Sight` who sees what in a batch (for one compression ratio); `forward` is the composition, operator by operator, with
-// the same numbers. Names and shapes are those of the checkpoint, of plan/layout.py and of model/geometry.py.
+// paged state, `Sight` who sees what in a batch (for one compression ratio); `Forward` and run_blocks are the composition, with the same
+// numbers; only between sublayers several operators go over the streams in one pass. Names and shapes are those of the checkpoint, of plan/layout.py and of model/geometry.py.
 //
 // Shapes: T tokens, N streams, D hidden, H heads, C head_dim, J index heads, K index head dim, W window, E experts, I their width.
 #pragma once
@@ -32,19 +32,14 @@ struct Named {
     PyObject* of(const std::string& prefix, const char* name) const { return (*this)[(prefix + name).c_str()]; }
 };
 
-struct Mixing {  // of a sublayer: how it reads from the streams
-    Weight fn;
-    const float *scale, *base;
-    const uint16_t* norm;
-    Mixing(const Named& w, const std::string& sublayer, int64_t N, int64_t D) {
-        int64_t M = (2 + N) * N;
-        fn = weight(w.of("hc_" + sublayer, "_fn"));
-        require(N <= 8 && fn.columns == N * D && fn.rows >= M && fn.rows % M == 0 && fn.format == fathom::BF16, "hc_fn is [parts·M, N·D]");
-        PyObject *scales = w.of("hc_" + sublayer, "_scale"), *bases = w.of("hc_" + sublayer, "_base");
-        require(tensor(scales, at::kFloat).numel() == 3 && tensor(bases, at::kFloat).numel() == M, "hc_scale is [3], hc_base [M]");
-        scale = fp32(scales), base = fp32(bases), norm = norm_weight(w.of(sublayer, "_norm"), D);
-    }
-};
+Reading reading(const Named& n, const Named& w, const std::string& sublayer, int64_t N, int64_t D) {
+    int64_t M = (2 + N) * N;
+    Weight fn = weight(w.of("hc_" + sublayer, "_fn"));
+    require(N <= 8 && fn.columns == N * D && fn.rows >= M && fn.rows % M == 0 && fn.format == fathom::BF16, "hc_fn is [parts·M, N·D]");
+    PyObject *scale = w.of("hc_" + sublayer, "_scale"), *base = w.of("hc_" + sublayer, "_base");
+    require(tensor(scale, at::kFloat).numel() == 3 && tensor(base, at::kFloat).numel() == M, "hc_scale is [3], hc_base [M]");
+    return {fn, fp32(scale), fp32(base), norm_weight(w.of(sublayer, "_norm"), D), number(n["sinkhorn_steps"]), (float)real(n["norm_eps"]), (float)real(n["hc_eps"])};
+}
 
 struct Ring {  // [slots, length] rows of `width` bytes
     uint8_t* data;
@@ -96,10 +91,10 @@ struct Indexer {
 };
 
 struct Block {
-    int64_t N, D, H, C, rope, ratio, coded, K, steps;
+    int64_t N, D, H, C, rope, ratio, coded, K;
     bool official;
-    float eps, hc_eps, factor, limit;
-    Mixing attn, ffn;
+    float eps, factor, limit;
+    Reading attn, ffn;
     Weight wq_a, wq_b, wkv, wo_b, router;
     Groups wo_a;
     const uint16_t *q_norm, *kv_norm;
@@ -114,9 +109,9 @@ struct Block {
 
     Block(const Named& n, const Named& w, const Named& buffers, PyObject* const* bank)
         : N(number(n["streams"])), D(number(n["hidden"])), H(number(n["heads"])), C(number(n["head_dim"])), rope(number(n["rope_dims"])),
-          ratio(number(n["ratio"])), coded(number(n["coded"])), K(number(n["top_k"])), steps(number(n["sinkhorn_steps"])), official(number(n["official"])),
-          eps((float)real(n["norm_eps"])), hc_eps((float)real(n["hc_eps"])), factor((float)real(n["factor"])), limit((float)real(n["limit"])),
-          attn(w, "attn", N, D), ffn(w, "ffn", N, D), wo_a(w["attn.wo_a"]), window(buffers["window"]), experts(bank, D, nullptr), all(experts.count + 1, 1) {
+          ratio(number(n["ratio"])), coded(number(n["coded"])), K(number(n["top_k"])), official(number(n["official"])),
+          eps((float)real(n["norm_eps"])), factor((float)real(n["factor"])), limit((float)real(n["limit"])), attn(reading(n, w, "attn", N, D)),
+          ffn(reading(n, w, "ffn", N, D)), wo_a(w["attn.wo_a"]), window(buffers["window"]), experts(bank, D, nullptr), all(experts.count + 1, 1) {
         wq_a = weight(w["attn.wq_a"]), wq_b = weight(w["attn.wq_b"]), wkv = weight(w["attn.wkv"]), wo_b = weight(w["attn.wo_b"]);
         router = weight(w["ffn.gate"]);
         require(C % 2 == 0 && C <= 1024 && wq_a.columns == D && wkv.columns == D && wkv.rows == C && wq_b.columns == wq_a.rows && wq_b.rows == H * C, "queries or keys of another size");
@@ -253,13 +248,13 @@ public:
 };
 alignas(64) thread_local uint8_t Room::near[Room::NEAR];
 
-struct Forward {  // of one block on one batch
+struct Forward {  // of one block's sublayers on one batch
     const Table& k;
+    Room& room;
     const Block& b;
     const Sight& s;
     int64_t T = s.T;
     const float *cos = values(s.tokens.cos), *sin = values(s.tokens.sin);
-    Room room{};
 
     uint16_t* vectors(int64_t width) { return room.take<uint16_t>(T * width); }
 
@@ -273,13 +268,6 @@ struct Forward {  // of one block on one batch
 
     Product product(const uint16_t* x, const Weight& w, void* y, bool fp32 = false) const { return {x, w.columns, w, y, w.rows, fp32}; }
     void multiply(const std::vector<Product>& all) { k.linears(all.data(), (int64_t)all.size(), T); }
-
-    void read(const Mixing& m, const uint16_t* X, uint16_t* h, float* post, float* comb) {
-        Room::Scope scope(room);
-        uint16_t* mixed = vectors(b.D);
-        k.mhc_mix(X, T, b.N, b.D, m.fn, m.scale, m.base, b.steps, b.eps, b.hc_eps, mixed, post, comb);
-        k.rms_norm(mixed, T, b.D, m.norm, b.eps, h);
-    }
 
     // What a compressor takes of tokens, [T, 2, P]: two more products.
     float* project(const Compressor& c, const uint16_t* h, std::vector<Product>& all) {
@@ -361,8 +349,8 @@ struct Forward {  // of one block on one batch
         multiply({product(taken(grouped, b.wo_b.columns), b.wo_b, out)});
     }
 
-    // scores [T, E], chosen [T, K]: what the router does; rows [T, K + 1, D] to work in.
-    void moe(const uint16_t* h, const int64_t* ids, float* scores, int64_t* chosen, uint16_t* rows, uint16_t* out) {
+    // scores [T, E], chosen [T, K]: what the router does; rows [T, K + 1, D], which add up to the output.
+    void moe(const uint16_t* h, const int64_t* ids, float* scores, int64_t* chosen, uint16_t* rows) {
         Room::Scope scope(room);
         int64_t E = b.experts.count, *given = b.by_token ? room.take<int64_t>(T * b.K) : nullptr;
         for (int64_t t = 0; given && t < T; t++) memcpy(given + t * b.K, b.by_token + ids[t] * b.K, b.K * sizeof(int64_t));
@@ -370,18 +358,6 @@ struct Forward {  // of one block on one batch
         multiply({product(h, b.router, logits, true)});
         k.route(logits, T, E, b.bias, given, b.K, b.factor, scores, weights, chosen);
         k.experts(h, T, b.D, b.experts.width, weights, chosen, b.K, E, b.experts.up.data(), b.experts.down.data(), b.all.data(), b.limit, b.official, rows);
-        k.experts_sum(rows, T, b.K + 1, b.D, out);
-    }
-
-    void run(uint16_t* X, const int64_t* ids, float* scores, int64_t* chosen, uint16_t* rows) {
-        float *post = room.take<float>(T * b.N), *comb = room.take<float>(T * b.N * b.N);
-        uint16_t *h = vectors(b.D), *out = vectors(b.D);
-        read(b.attn, X, h, post, comb);
-        attention(h, out);
-        k.mhc_expand(X, out, post, comb, T, b.N, b.D, X);
-        read(b.ffn, X, h, post, comb);
-        moe(h, ids, scores, chosen, rows, out);
-        k.mhc_expand(X, out, post, comb, T, b.N, b.D, X);
     }
 };
 
@@ -444,8 +420,19 @@ FATHOM_METHOD(run_blocks, 5) {
     Tensor scores = make({count, T, E}, at::kFloat), chosen = make({count, T, K}, at::kLong);
     {
         Unlocked unlocked(T * first.D * (first.experts.width * 3 * K + first.H * first.C));
-        for (int64_t i = 0; i < count; i++)
-            Forward{k, *all[i].first, *all[i].second}.run((uint16_t*)X.data_ptr(), list, (float*)scores.data_ptr() + i * T * E, (int64_t*)chosen.data_ptr() + i * T * K, out16(rows));
+        int64_t N = first.N, D = first.D;
+        Room room;
+        float *post = room.take<float>(T * N), *comb = room.take<float>(T * N * N);
+        uint16_t *h = room.take<uint16_t>(T * D), *out = room.take<uint16_t>(T * D), *streams = (uint16_t*)X.data_ptr(), *written = nullptr;
+        for (int64_t i = 0; i < count; i++) {
+            const Block& b = *all[i].first;
+            Forward forward{k, room, b, *all[i].second};
+            k.mhc_turn(streams, T, N, D, written, K + 1, &b.attn, h, post, comb);
+            forward.attention(h, out);
+            k.mhc_turn(streams, T, N, D, out, 1, &b.ffn, h, post, comb);
+            forward.moe(h, list, (float*)scores.data_ptr() + i * T * E, (int64_t*)chosen.data_ptr() + i * T * K, written = out16(rows));
+        }
+        k.mhc_turn(streams, T, N, D, written, K + 1, nullptr, h, post, comb);
     }
     PyObject* two = PyTuple_New(2);
     PyTuple_SET_ITEM(two, 0, THPVariable_Wrap(scores));

@@ -20,7 +20,7 @@ extern "C" const fathom::Table* FATHOM_JOIN(fathom_table_, FATHOM_ISA)() {
     if (!isa::tile_permission()) return nullptr;
 #endif
     static const fathom::Table table = {FATHOM_STRING(FATHOM_ISA), isa::linears, isa::experts, isa::experts_sum, isa::route, isa::rms_norm, isa::norm_rope,
-                                        isa::mhc_mix, isa::mhc_expand, isa::remember, isa::compress, isa::index_topk, isa::attend,
+                                        isa::mhc_mix, isa::mhc_turn, isa::mhc_expand, isa::remember, isa::compress, isa::index_topk, isa::attend,
                                         isa::quantise, isa::encode_entries, isa::encode_keys, isa::index_queries};
     return &table;
 }

@@ -124,16 +124,23 @@ struct Mix {
     }
 };
 
+// Tokens whose stream coefficients are worked out at once, where several threads take part.
+static int64_t tile_size(int64_t T) { return larger(2, smaller(TILE, ceil_div(T, omp_get_max_threads()))); }
+
+// Of so few tokens what counts is reading fn, which the threads share.
+constexpr int64_t FEW = 4;
+static void mix_few(const Mix& mix) {
+    float* room = (float*)fathom_scratch(CALL, (mix.T * mix.fn.rows + (mix.fn.rows + 1) * TILE) * sizeof(float));
+    Product all{mix.X, mix.N * mix.D, mix.fn, room, mix.fn.rows, true};
+    linears(&all, 1, mix.T);
+    mix.tile(0, mix.T, room, mix.fn.rows, room + mix.T * mix.fn.rows);
+}
+
 static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps, float norm_eps,
                     float eps, bf16* h, float* post, float* comb) {
     Mix mix{X, T, N, D, fn, scale, base, steps, norm_eps, eps, h, post, comb};
-    if (T < 4) {  // what counts is reading fn, and the threads share it
-        float* room = (float*)fathom_scratch(CALL, (T * fn.rows + (fn.rows + 1) * TILE) * sizeof(float));
-        Product all{X, N * D, fn, room, fn.rows, true};
-        linears(&all, 1, T);
-        return mix.tile(0, T, room, fn.rows, room + T * fn.rows);
-    }
-    int64_t size = larger(2, smaller(TILE, ceil_div(T, omp_get_max_threads())));
+    if (T < FEW) return mix_few(mix);
+    int64_t size = tile_size(T);
 #pragma omp parallel
     {
         Tiles tiles;
@@ -142,10 +149,16 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
     }
 }
 
+// Streams [N, D] of a token, when a sublayer has written rows [count, D]: their sum, rounded to bf16, goes in. Y may be X.
 template <int N>
-FATHOM_INLINE void expand_token(const bf16* X, const bf16* out, const float* post, const float* comb, int64_t D, bf16* Y) {
+FATHOM_INLINE void expand_fixed(const bf16* X, const bf16* rows, int64_t count, const float* post, const float* comb, int64_t D, bf16* Y) {
     for (int64_t d = 0; d < D; d += LANES) {
-        vf x[N], o = load_some(out + d, D - d);
+        vf x[N], o = load_some(rows + d, D - d);
+        if (count > 1) {
+            o = vf{} + o;
+            for (int64_t i = 1; i < count; i++) o += load_some(rows + i * D + d, D - d);
+            o = widen(narrow(o));
+        }
         for (int j = 0; j < N; j++) x[j] = load_some(X + j * D + d, D - d);
         for (int k = 0; k < N; k++) {
             vf y = o * post[k];
@@ -155,22 +168,48 @@ FATHOM_INLINE void expand_token(const bf16* X, const bf16* out, const float* pos
     }
 }
 
+static inline void expand(const bf16* X, const bf16* rows, int64_t count, const float* post, const float* comb, int64_t N, int64_t D, bf16* Y) {
+    switch (N) {
+        case 1: return expand_fixed<1>(X, rows, count, post, comb, D, Y);
+        case 2: return expand_fixed<2>(X, rows, count, post, comb, D, Y);
+        case 3: return expand_fixed<3>(X, rows, count, post, comb, D, Y);
+        case 4: return expand_fixed<4>(X, rows, count, post, comb, D, Y);
+        case 5: return expand_fixed<5>(X, rows, count, post, comb, D, Y);
+        case 6: return expand_fixed<6>(X, rows, count, post, comb, D, Y);
+        case 7: return expand_fixed<7>(X, rows, count, post, comb, D, Y);
+        case 8: return expand_fixed<8>(X, rows, count, post, comb, D, Y);
+    }
+}
+
 // Y may be X.
 static void mhc_expand(const bf16* X, const bf16* out, const float* post, const float* comb, int64_t T, int64_t N, int64_t D, bf16* Y) {
 #pragma omp parallel for schedule(static) if (T * N * D > SMALL)
-    for (int64_t t = 0; t < T; t++) {
-        const bf16 *x = X + t * N * D, *o = out + t * D;
-        const float *p = post + t * N, *c = comb + t * N * N;
-        bf16* y = Y + t * N * D;
-        switch (N) {
-            case 1: expand_token<1>(x, o, p, c, D, y); break;
-            case 2: expand_token<2>(x, o, p, c, D, y); break;
-            case 3: expand_token<3>(x, o, p, c, D, y); break;
-            case 4: expand_token<4>(x, o, p, c, D, y); break;
-            case 5: expand_token<5>(x, o, p, c, D, y); break;
-            case 6: expand_token<6>(x, o, p, c, D, y); break;
-            case 7: expand_token<7>(x, o, p, c, D, y); break;
-            case 8: expand_token<8>(x, o, p, c, D, y); break;
+    for (int64_t t = 0; t < T; t++) expand(X + t * N * D, out + t * D, 1, post + t * N, comb + t * N * N, N, D, Y + t * N * D);
+}
+
+static void mhc_turn(bf16* X, int64_t T, int64_t N, int64_t D, const bf16* rows, int64_t count, const Reading* next, bf16* h, float* post, float* comb) {
+    Mix mix{X, T, N, D, {}, nullptr, nullptr, 0, 0, 0, h, post, comb};
+    if (next) mix = {X, T, N, D, next->fn, next->scale, next->base, next->steps, next->norm_eps, next->eps, h, post, comb};
+    auto write = [&](int64_t t0, int64_t t1) {
+        for (int64_t t = t0; rows && t < t1; t++) expand(X + t * N * D, rows + t * count * D, count, post + t * N, comb + t * N * N, N, D, X + t * N * D);
+    };
+    auto norm = [&](int64_t t0, int64_t t1) {
+        for (int64_t t = t0; t < t1; t++) norm_row(h + t * D, D, next->norm, next->norm_eps, h + t * D);
+    };
+    if (T < FEW) {
+        write(0, T);
+        if (next) mix_few(mix), norm(0, T);
+        return;
+    }
+    int64_t size = tile_size(T);
+#pragma omp parallel
+    {
+        Tiles tiles;
+#pragma omp for schedule(dynamic)
+        for (int64_t t0 = 0; t0 < T; t0 += size) {
+            int64_t t1 = smaller(T, t0 + size);
+            write(t0, t1);
+            if (next) mix.product_and_tile(t0, t1 - t0), norm(t0, t1);
         }
     }
 }

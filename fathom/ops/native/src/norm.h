@@ -55,14 +55,17 @@ FATHOM_INLINE void round_row(float* v, int64_t D) {
     for (int64_t d = 0; d < D; d += LANES) store_some(v + d, widen(narrow(load_some(v + d, D - d))), D - d);
 }
 
+// y may be x.
+FATHOM_INLINE void norm_row(const bf16* x, int64_t D, const bf16* weight, float eps, bf16* y) {
+    float* v = (float*)fathom_scratch(THREAD, D * sizeof(float));
+    widen_row(v, x, D);
+    scale_row(v, inverse_rms(v, D, eps), weight, D);
+    narrow_row(y, v, D);
+}
+
 static void rms_norm(const bf16* x, int64_t rows, int64_t D, const bf16* weight, float eps, bf16* y) {
 #pragma omp parallel for schedule(static) if (rows * D > SMALL)
-    for (int64_t t = 0; t < rows; t++) {
-        float* v = (float*)fathom_scratch(THREAD, D * sizeof(float));
-        widen_row(v, x + t * D, D);
-        scale_row(v, inverse_rms(v, D, eps), weight, D);
-        narrow_row(y + t * D, v, D);
-    }
+    for (int64_t t = 0; t < rows; t++) norm_row(x + t * D, D, weight, eps, y + t * D);
 }
 
 // twice: round between norm and rotation too.

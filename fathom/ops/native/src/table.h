@@ -41,6 +41,15 @@ struct Product {
     bool fp32;
 };
 
+// How a sublayer reads from the streams: mhc_mix, then rms_norm.
+struct Reading {
+    Weight fn;
+    const float *scale, *base;
+    const uint16_t* norm;
+    int64_t steps;
+    float norm_eps, eps;
+};
+
 struct Table {
     const char* name;
 
@@ -68,6 +77,12 @@ struct Table {
     // fn is packed as [parts·M, N·D]: its bf16 part, then that of what is left over, and so on. comb and post may be null (the head's mix: M = N).
     void (*mhc_mix)(const uint16_t* X, int64_t T, int64_t N, int64_t D, Weight fn, const float* scale, const float* base, int64_t steps,
                     float norm_eps, float eps, uint16_t* h, float* post, float* comb);
+
+    // From one sublayer to the next, in one pass over the streams: what the last one wrote, the sums of rows [T, count, D] (null before the
+    // first one), goes into X by post and comb, as experts_sum and mhc_expand would put it; then they and h [T, D] become the next one's
+    // (null after the last one).
+    void (*mhc_turn)(uint16_t* X, int64_t T, int64_t N, int64_t D, const uint16_t* rows, int64_t count, const Reading* next, uint16_t* h, float* post,
+                     float* comb);
 
     void (*mhc_expand)(const uint16_t* X, const uint16_t* out, const float* post, const float* comb, int64_t T, int64_t N, int64_t D, uint16_t* Y);
 
