@@ -61,7 +61,7 @@ class Builder:
 
 
 def make_attributes_plain(model: nn.Module) -> None:
-    """Lets Python find submodules and parameters at once, where nn.Module has it look everywhere else first: a twentieth of a decoding step.
+    """Lets Python find submodules and parameters at once, where nn.Module has it look everywhere else first: a sixtieth of a decoding step.
 
     For models whose modules and parameters are never replaced.
     """
