@@ -2,8 +2,8 @@
 
 A packed weight takes the place of a parameter in the model. It is written like a tensor (`copy_`, row ranges, experts by number), so a
 checkpoint streams into it and the plain layout is never held. The layout is described in src/packed.h and src/unpack.h: panels of 16
-rows, pairs of columns side by side, [panels, K/2, 16, 2] with K a multiple of 32. FP8 and FP4 weights keep that order, with their
-scales beside them; they take what a file holds as it is (`take`), since the kernels decode them exactly.
+rows, pairs of columns side by side, [panels, K/2, 16, 2] with K a multiple of 32. FP8 weights keep that order, FP4 weights hold four
+pairs together; their scales lie beside them. They take the values that a file holds (`take`), since the kernels decode them exactly.
 
 Stream mixers (mHC's fn, fp32) are split into bf16 parts: two hold 16 significant bits, three all. Experts are in bank.py.
 """
