@@ -92,8 +92,8 @@ class Packed:
         else:
             pairs = torch.zeros(len(raw), self.data.shape[1] * 4, dtype=torch.uint8)
             pairs[:, : self.columns // 2] = raw
-            pairs = _in_fours(pairs)
             self._place(first, scales, self.scale)
+            return self._place(first, _in_fours(pairs), self.data.view(torch.int32).squeeze(-1))
         self._place(first, pairs, self.data)
 
     @staticmethod
@@ -195,8 +195,13 @@ def empty(rows: int, columns: int, format: str | None) -> tuple[Tensor, Tensor |
 
 
 def _in_fours(pairs: Tensor) -> Tensor:
-    """Four pairs of E2M1, a byte each and the low nibble first, as the four nibbles of two 16-bit numbers: the pairs' first values, and their
-    second ones. uint8 [n, K/2] → [n, K/8, 4]."""
-    four = pairs.unflatten(1, (-1, 4))
-    even, odd = four[..., 0::2], four[..., 1::2]  # two numbers of two bytes: each takes pairs (0, 1), then (2, 3)
-    return torch.cat(((even & 15) | (odd << 4), (even >> 4) | (odd & 0xF0)), dim=-1)
+    """Four pairs of E2M1, a byte each and the low nibble first, as two 16-bit numbers of four nibbles: the pairs' first values, and their second
+    ones. uint8 [n, K/2] → int32 [n, K/8]."""
+    four = pairs.view(torch.int32)
+    halves = []
+    for nibbles in (four & 0x0F0F0F0F, (four >> 4).bitwise_and_(0x0F0F0F0F)):
+        nibbles |= nibbles >> 4
+        nibbles &= 0x00FF00FF
+        nibbles |= nibbles >> 8
+        halves.append(nibbles.bitwise_and_(0xFFFF))
+    return halves[0].bitwise_or_(halves[1] << 16)
