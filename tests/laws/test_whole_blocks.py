@@ -111,7 +111,7 @@ def test_larger_models_go_operator_by_operator() -> None:
 
 @pytest.mark.parametrize(("what", "change"), [
     ("hc_fn", {"streams": 3}), ("hc_fn", {"hidden": 63}), ("queries", {"heads": 3}), ("router", {"top_k": 99}), ("compressor", {"overlap": False}),
-    ("streams", {"streams": None}), ("indexer", {"index_heads": 1}),
+    ("streams", {"streams": None}), ("indexer", {"index_heads": 1}), ("rope dims", {"rope_dims": 4096}),
 ])
 def test_sizes_that_don_t_belong_together_are_refused(what: str, change: dict[str, Any]) -> None:
     model = on_native(randomise(Transformer(CONFIG), 5), "portable", "bf16")

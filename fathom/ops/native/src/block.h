@@ -112,8 +112,10 @@ struct Block {
           ratio(number(n["ratio"])), coded(number(n["coded"])), K(number(n["top_k"])), official(number(n["official"])),
           eps((float)real(n["norm_eps"])), factor((float)real(n["factor"])), limit((float)real(n["limit"])), attn(reading(n, w, "attn", N, D)),
           ffn(reading(n, w, "ffn", N, D)), wo_a(w["attn.wo_a"]), window(buffers["window"]), experts(bank, D, nullptr), all(experts.count + 1, 1) {
+        bool overlap = number(n["overlap"]);
         wq_a = weight(w["attn.wq_a"]), wq_b = weight(w["attn.wq_b"]), wkv = weight(w["attn.wkv"]), wo_b = weight(w["attn.wo_b"]);
         router = weight(w["ffn.gate"]);
+        require(rope <= C && (!overlap || rope <= number(n["index_head_dim"])), "more rope dims than a head has");
         require(C % 2 == 0 && C <= 1024 && wq_a.columns == D && wkv.columns == D && wkv.rows == C && wq_b.columns == wq_a.rows && wq_b.rows == H * C, "queries or keys of another size");
         require(wo_a.count * wo_a.first.columns == H * C && wo_b.columns == wo_a.count * wo_a.first.rows && wo_b.rows == D, "an output of another size");
         require(router.columns == D && router.rows == experts.count && K <= experts.count, "a router of another size");
@@ -127,11 +129,11 @@ struct Block {
             require(tensor(w["ffn.gate.bias"], at::kFloat).numel() == experts.count, "one bias an expert");
             bias = fp32(w["ffn.gate.bias"]);
         }
-        bool overlap = number(n["overlap"]);
         if (ratio) entries.reset(new Compressor(w, buffers, "attn.compressor.", "", D, C, ratio, overlap));
         if (overlap) indexer.reset(new Indexer(n, w, buffers, D, wq_a.rows, ratio));
         int64_t width = official ? entry_bytes(C, coded) : 2 * C;
         require(window.width == width && (!ratio || entries->pool.width == width), "buffers of another width");
+        require(!indexer || !official || (indexer->K & (indexer->K - 1)) == 0, "index keys whose width is no power of two");
         require(!indexer || indexer->keys.pool.width == (official ? key_bytes(indexer->K) : 2 * indexer->K), "index keys of another width");
     }
 };
@@ -186,6 +188,7 @@ struct Sight {
         const int64_t* known = int64(a[1]);
         bool overlap = number(a[4]);
         pages.table = (const int32_t*)table.const_data_ptr(), pages.width = table.size(1), pages.per_block = number(a[7]);
+        require(pages.per_block > 0, "blocks without entries");
         std::vector<int64_t> positions;
         int64_t visible = 0;
         for (int64_t r = 0; r < R; r++) {
