@@ -74,7 +74,7 @@ def _generate(app: typer.Typer) -> None:
         stop: Annotated[list[str] | None, typer.Option(help="End before this text (\\n is a line break); may be repeated.")] = None,
         dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; bfloat16 where the device has it.")] = None,
         device: Annotated[str, typer.Option(help="auto, cpu, or an accelerator.")] = "auto",
-        kernels: Annotated[str, typer.Option(help="auto, reference, or one of amx, avx512, avx2, portable.")] = "auto",
+        kernels: Annotated[str, typer.Option(help="auto, reference, or one of amx, avx512, avx512f, avx2, portable.")] = "auto",
         weights_budget: Annotated[str | None, typer.Option(help="Memory for weights, such as 4GB; a larger model reads experts as needed.")] = None,
         bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put the begin-of-sentence token in front.")] = True,
         quiet: Annotated[bool, typer.Option("--quiet", help="Print the continuation alone.")] = False,

@@ -21,7 +21,7 @@ def bench_command(
     model: Annotated[str, typer.Option(help="A preset such as bench-130m, or a folder with a config.json; weights are random.")] = "bench-130m",
     context: Annotated[list[int] | None, typer.Option(help="Prompt length in tokens; may be repeated [2048, 8192, 16384].")] = None,
     alone: Annotated[list[int] | None, typer.Option(help="Prompt length for our own sides only; may be repeated.")] = None,
-    side: Annotated[list[str] | None, typer.Option(help="native, reference, amx, avx512, avx2, portable, transformers or llama.cpp; may be "
+    side: Annotated[list[str] | None, typer.Option(help="native, reference, amx, avx512, avx512f, avx2, portable, transformers or llama.cpp; may be "
                                                         "repeated [native, transformers; on an accelerator reference, transformers].")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Different sequences at once, at the first context; may be repeated.")] = None,
     precision: Annotated[str, typer.Option(help="bf16, fp32, fp16 or official.")] = "bf16",

@@ -47,7 +47,7 @@ def chat_command(open_model: Callable[[Path, str, str | None, str], Any], enviro
         seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answers.")] = None,
         dtype: Annotated[str | None, typer.Option(help="Of a local model: float32, bfloat16 or float16; bfloat16 where the device has it.")] = None,
         device: Annotated[str, typer.Option(help="Of a local model: auto, cpu, or an accelerator.")] = "auto",
-        kernels: Annotated[str, typer.Option(help="Of a local model: auto, reference, or one of amx, avx512, avx2, portable.")] = "auto",
+        kernels: Annotated[str, typer.Option(help="Of a local model: auto, reference, or one of amx, avx512, avx512f, avx2, portable.")] = "auto",
     ) -> None:
         if model is not None and url is not None:
             raise UserError("--model", model, "a service has its own model", "give --model or --url")

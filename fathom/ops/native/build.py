@@ -24,10 +24,12 @@ from ...errors import UserError
 
 SOURCES = Path(__file__).parent / "src"
 COMPILERS = ("g++", "clang++", "c++")
-_AVX512 = ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16")
+_AVX512F = ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
+_AVX512 = (*_AVX512F, "-mavx512bf16")
 ISA_FLAGS: dict[str, tuple[str, ...]] = {  # best first
     "amx": (*_AVX512, "-mamx-tile", "-mamx-bf16", "-DFATHOM_TILES"),
     "avx512": _AVX512,
+    "avx512f": _AVX512F,  # without bf16: most servers before 2023
     "avx2": ("-mavx2", "-mfma"),
     "portable": (),
 }

@@ -19,6 +19,7 @@ from .build import ISA_FLAGS, default_folder, instruction_sets, library_file
 NEEDS = {  # what torch calls the features that an instruction set needs
     "amx": ("amx_tile", "amx_bf16", "avx512_bf16", "avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx2", "fma3"),
     "avx512": ("avx512_bf16", "avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx2", "fma3"),
+    "avx512f": ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx2", "fma3"),
     "avx2": ("avx2", "fma3"),
     "portable": (),
 }

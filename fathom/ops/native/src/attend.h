@@ -81,7 +81,7 @@ struct Softmax {  // of one unit
     float *top, *below; // [groups·16]
     float* total;       // [groups·16][wide]
     float* products;    // [kept][PIECE][groups·16]
-    uint32_t* weights;  // [PIECE/2][16]
+    input* weights;     // [PIECE/2][16] pairs
     float* term;        // [16][wide]
     bf16* values;       // [kept][wide/16][PIECE/2][16][2]
     int32_t *from, *to; // [groups·16] keys of the piece that a lane sees, to exclusive
@@ -91,7 +91,7 @@ struct Softmax {  // of one unit
 
     static int64_t bytes(int64_t groups, int64_t C, int64_t kept) {
         int64_t wide = ceil_div(C, LANES) * LANES, lanes = groups * LANES;
-        return groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4 + kept * PIECE * (lanes * 4 + wide * 2) + PIECE * 32 + 16 * wide * 4 +
+        return groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4 + kept * PIECE * (lanes * 4 + wide * 2) + PIECE * LANES * (int64_t)sizeof(input) + 16 * wide * 4 +
                PIECE * 8 + wide * 2 + PIECE * wide * 2 + 1024;
     }
 
@@ -104,7 +104,7 @@ struct Softmax {  // of one unit
         from = (int32_t*)take(groups * 64), to = (int32_t*)take(groups * 64);
         total = (float*)take(groups * LANES * wide * 4);
         products = (float*)take(kept * PIECE * groups * 64);
-        weights = (uint32_t*)take(PIECE * 32);
+        weights = (input*)take(PIECE * LANES * sizeof(input));
         term = (float*)take(16 * wide * 4);
         values = (bf16*)take(kept * wide * PIECE * 2);
         rows = (const bf16**)take(PIECE * 8);

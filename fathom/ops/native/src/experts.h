@@ -77,8 +77,8 @@ struct Experts {
 
     // Rows of a block as the products want them. `prepared` has room for one more row behind them. rounded: to E4M3 before.
     template <class Row>
-    void prepare(bf16* prepared, const Blocks& b, int64_t width, bool rounded, Row&& row) const {
-        bf16* spare = prepared + GROUP * ROWS * larger(padded(D), padded(I));
+    void prepare(input* prepared, const Blocks& b, int64_t width, bool rounded, Row&& row) const {
+        bf16* spare = (bf16*)(prepared + GROUP * ROWS * larger(padded(D), padded(I)));
         for (int i = 0; i < b.count; i++)
             for (int r = 0; r < b.rows[i]; r++) {
                 const bf16* from = row(i * ROWS + r);
@@ -88,7 +88,7 @@ struct Experts {
     }
 
     // Rows a … of `places`, all of one expert, through gate and up (panels p0 … p1) into h [rows][I].
-    void up(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, bf16* h) const {
+    void up(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, input* prepared, bf16* unpacked, bf16* h) const {
         prepare(prepared, b, D, false, [&](int row) { return x + places.token[a + row] * D; });
         panels(prepared, b.rows, b.count, gate_up[expert], p0, p1, unpacked,
                [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
@@ -97,7 +97,7 @@ struct Experts {
     }
 
     // And through down, to their places.
-    void out(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, bf16* prepared, bf16* unpacked, const bf16* h) const {
+    void out(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, input* prepared, bf16* unpacked, const bf16* h) const {
         prepare(prepared, b, I, official, [&](int row) { return h + row * I; });
         panels(prepared, b.rows, b.count, down[expert], p0, p1, unpacked,
                [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
@@ -126,8 +126,8 @@ struct Experts {
             for (int64_t j = 0; j < jobs; j++) {
                 int64_t e = job[2 * j], a = job[2 * j + 1];
                 Blocks b = cut(smaller(size, places.first[e + 1] - a));
-                bf16* prepared = (bf16*)fathom_scratch(THREAD, (prepared_size() + unpacked_size() + size * I) * sizeof(bf16));
-                bf16 *unpacked = prepared + prepared_size(), *h = unpacked + unpacked_size();
+                input* prepared = (input*)fathom_scratch(THREAD, prepared_size() * sizeof(input) + (unpacked_size() + size * I) * sizeof(bf16));
+                bf16 *unpacked = (bf16*)(prepared + prepared_size()), *h = unpacked + unpacked_size();
                 up(e, a, b, 0, panel_count(gate_up[e]), prepared, unpacked, h);
                 out(e, a, b, 0, panel_count(down[e]), prepared, unpacked, h);
             }
@@ -145,8 +145,8 @@ struct Experts {
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
             Tiles tiles;
-            bf16* prepared = (bf16*)fathom_scratch(THREAD, (prepared_size() + unpacked_size()) * sizeof(bf16));
-            bf16* unpacked = prepared + prepared_size();
+            input* prepared = (input*)fathom_scratch(THREAD, prepared_size() * sizeof(input) + unpacked_size() * sizeof(bf16));
+            bf16* unpacked = (bf16*)(prepared + prepared_size());
 #pragma omp for schedule(dynamic)
             for (int64_t j = 0; j < n * ups; j++) {
                 int64_t e = active[j / ups], a = places.first[e], p = j % ups * MAX_PANELS;

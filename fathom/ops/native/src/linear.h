@@ -17,7 +17,8 @@ static inline void put(void* y, int64_t at, vf v, int64_t n, bool fp32) {
 
 // One thread's rows, laid out for the products that take them.
 struct Prepared {
-    bf16 *data, *unpacked;
+    input* data;
+    bf16* unpacked;
     const bf16* x = nullptr;
     int64_t stride = 0, columns = 0;
     int rows[GROUP], blocks = 0;
@@ -38,7 +39,7 @@ static void linears(const Product* all, int64_t count, int64_t T) {
     for (int64_t i = 0; i < count; i++) {
         const Weight& w = all[i].w;
         work += T * w.rows * padded(w.columns), panels_ += panel_count(w);
-        room = larger(room, SIZE * padded(w.columns) * (int64_t)sizeof(bf16)), more = larger(more, unpack_bytes(w));
+        room = larger(room, SIZE * padded(w.columns) * (int64_t)sizeof(input)), more = larger(more, unpack_bytes(w));
     }
     int threads = work < 1 << 15 ? 1 : omp_get_max_threads();  // a fork costs more than so little work
     int64_t share = smaller(MAX_PANELS, ceil_div(panels_, threads));  // panels of a part, where rows alone don't occupy all threads
@@ -47,7 +48,7 @@ static void linears(const Product* all, int64_t count, int64_t T) {
     {
         Tiles tiles;
         char* memory = (char*)fathom_scratch(THREAD, room + more);
-        Prepared own{(bf16*)memory, (bf16*)(memory + room)};
+        Prepared own{(input*)memory, (bf16*)(memory + room)};
         auto run = [&](const Product& p, int64_t t0, int64_t p0, int64_t p1) {
             own.take(p.x + t0 * p.x_stride, p.x_stride, smaller(SIZE, T - t0), p.w.columns);
             panels(own.data, own.rows, own.blocks, p.w, p0, p1, own.unpacked, [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {

@@ -110,7 +110,7 @@ struct Mix {
     void product_and_tile(int64_t t0, int64_t count) const {
         int64_t width = N * D, K = padded(width), wide = panel_count(fn) * LANES;
         constexpr int BLOCKS = (TILE + ROWS - 1) / ROWS;
-        bf16* a = (bf16*)fathom_scratch(THREAD, BLOCKS * ROWS * K * sizeof(bf16) + (BLOCKS * ROWS * wide + (fn.rows + 1) * TILE) * sizeof(float));
+        input* a = (input*)fathom_scratch(THREAD, BLOCKS * ROWS * K * sizeof(input) + (BLOCKS * ROWS * wide + (fn.rows + 1) * TILE) * sizeof(float));
         float* product = (float*)(a + BLOCKS * ROWS * K);  // [rows][wide]
         int rows[BLOCKS], blocks = 0;
         for (int64_t r = 0; r < count; r += ROWS, blocks++) {

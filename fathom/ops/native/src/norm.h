@@ -43,10 +43,6 @@ FATHOM_INLINE void scale_row(float* v, float factor, const bf16* weight, int64_t
     }
 }
 
-FATHOM_INLINE void widen_row(float* v, const bf16* x, int64_t D) {
-    for (int64_t d = 0; d < D; d += LANES) store_some(v + d, load_some(x + d, D - d), D - d);
-}
-
 FATHOM_INLINE void narrow_row(bf16* y, const float* v, int64_t D) {
     for (int64_t d = 0; d < D; d += LANES) store_some(y + d, load_some(v + d, D - d), D - d);
 }

@@ -16,19 +16,20 @@
 namespace fathom {
 namespace FATHOM_ISA {
 
-// ROWS: input rows of one block. They and the panels that they meet at once (`at_once`) fill the registers and don't overflow them.
+// ROWS: input rows of one block. They and the panels that they meet at once (`at_once`) fill the registers and don't overflow them; where
+// registers are few, a product goes over its panels in turns.
 #if defined(FATHOM_TILES)
 constexpr int ROWS = 32;
 #elif defined(__AVX512F__)
 constexpr int ROWS = 12;  // 32 registers, a vector in each
 #elif defined(__AVX2__)
-constexpr int ROWS = 3;  // 16 registers, half a vector in each
+constexpr int ROWS = 6;  // 16 registers, half a vector in each
 #elif defined(__aarch64__)
-constexpr int ROWS = 2;  // 32 registers, a quarter of a vector in each
+constexpr int ROWS = 4;  // 32 registers, a quarter of a vector in each
 #else
-constexpr int ROWS = 1;  // 16 registers, a quarter of a vector in each
+constexpr int ROWS = 2;  // 16 registers, a quarter of a vector in each
 #endif
-constexpr bool WIDE = ROWS > 4;
+constexpr bool WIDE = ROWS > 6;
 constexpr int MAX_PANELS = WIDE ? 8 : 4;
 constexpr int GROUP = WIDE ? 8 : 96 / ROWS;  // blocks of rows that share one pass over the weights
 
@@ -41,13 +42,13 @@ constexpr int at_once(int rows) {
 #if defined(FATHOM_TILES)
     return rows <= TILE_ROWS ? 8 : 2;
 #else
-    return WIDE ? (rows <= 2 ? 8 : rows <= 4 ? 4 : 2) : (rows == 1 && ROWS > 1 ? 4 : 2);
+    return WIDE ? (rows <= 2 ? 8 : rows <= 4 ? 4 : 2) : (rows == 1 && NATIVE > 4 ? 4 : 2);
 #endif
 }
 
-// Input rows laid out for `panels`: pairs of all rows side by side, [K/2][rows]; with tiles, tile after tile, [2][K/32][16][32]. `buffer`
+// Input rows laid out for `panels`: pairs of all rows side by side, [K/2][rows][2]; with tiles, tile after tile, [2][K/32][16][32]. `buffer`
 // holds ROWS·K values.
-FATHOM_INLINE void prepare_row(bf16* buffer, int row, [[maybe_unused]] int rows, const bf16* x, int64_t columns) {
+FATHOM_INLINE void prepare_row(input* buffer, int row, [[maybe_unused]] int rows, const bf16* x, int64_t columns) {
     int64_t K = padded(columns);
 #if defined(FATHOM_TILES)
     bf16* out = buffer + row / TILE_ROWS * TILE_ROWS * K + row % TILE_ROWS * 32;
@@ -58,44 +59,84 @@ FATHOM_INLINE void prepare_row(bf16* buffer, int row, [[maybe_unused]] int rows,
         memcpy(last, x + columns - rest, rest * sizeof(bf16));
     }
 #else
-    uint32_t* out = (uint32_t*)buffer + row;
+    input* out = buffer + 2 * row;
     int64_t k = 0;
-    for (; k < columns / 2; k++) memcpy(out + k * rows, x + 2 * k, 4);
-    for (; k < K / 2; k++) out[k * rows] = 2 * k < columns ? x[2 * k] : 0;
+    for (; k + 2 <= columns; k += 2) put_pair(out + k * rows, x + k);
+    for (; k < K; k += 2) {
+        bf16 last[2] = {k < columns ? x[k] : (bf16)0, 0};
+        put_pair(out + k * rows, last);
+    }
 #endif
 }
 
-// `stride` pairs lie between consecutive K of `a`, [K2][stride]. Results go out as store(row, first panel, values, count): one vector
-// for each of `count` neighbouring panels, an even number of them wherever an even number is left.
-template <int R, int P, class Store>
-FATHOM_INLINE void multiply(const uint32_t* a, int64_t stride, const bf16* b, int64_t size, int64_t K2, int64_t panel, Store&& store) {
+#if !defined(FATHOM_TILES)
+// Where the inputs of a product lie: pair k of row r at at[k·step + r·row], its other half `half` further on.
+struct Inputs {
+    const input* at;
+    int64_t step, row, half;
+    const input* pair(int64_t k, int r) const { return at + k * step + r * row; }
+};
+FATHOM_INLINE Inputs prepared_rows(const input* a, int64_t rows) { return {a, 2 * rows, 2, 1}; }
+
+// Where registers are few, a loop that needs nearly all of them is a function of its own, so that compilers give them to it.
+#if defined(__AVX512F__)
+#define FATHOM_LOOP FATHOM_INLINE
+#else
+#define FATHOM_LOOP static __attribute__((noinline))
+#endif
+
+// R rows by P panels, which fit the registers, over K2 pairs: v[r·step + p].
+template <int R, int P, class A>
+FATHOM_LOOP void accumulate(const A& a, const bf16* b, int64_t size, int64_t K2, vf* v, int step) {
     constexpr int Q = P * PIECES;
     vn acc[R][Q] = {};
     for (int64_t k = 0; k < K2; k++) {
-        un w[Q];
-        for (int q = 0; q < Q; q++) w[q] = load_n(b + q / PIECES * size + k * 2 * LANES + q % PIECES * 2 * NATIVE);
-        for (int r = 0; r < R; r++) {
-            un x = pair(a + k * stride + r);
-            for (int q = 0; q < Q; q++) acc[r][q] = dot2(acc[r][q], x, w[q]);
+        const bf16* from = b + k * 2 * LANES;
+        auto weights = [&](int q) __attribute__((always_inline)) { return load_n(from + q / PIECES * size + q % PIECES * 2 * NATIVE); };
+        if constexpr (PAIRED) {
+            un w[Q];
+            for (int q = 0; q < Q; q++) w[q] = weights(q);
+            for (int r = 0; r < R; r++)
+                for (int q = 0; q < Q; q++) acc[r][q] = dot2(acc[r][q], a.pair(k, r), 1, w[q]);
+        } else {  // the odd columns of all, then the even ones: half as many registers
+            vn w[Q];
+            for (int q = 0; q < Q; q++) w[q] = high_half(weights(q));
+            for (int r = 0; r < R; r++) {
+                vn y = (vn)every(a.pair(k, r) + a.half);
+                for (int q = 0; q < Q; q++) acc[r][q] = fma(y, w[q], acc[r][q]);
+            }
+            for (int q = 0; q < Q; q++) w[q] = low_half(weights(q));
+            for (int r = 0; r < R; r++) {
+                vn y = (vn)every(a.pair(k, r));
+                for (int q = 0; q < Q; q++) acc[r][q] = fma(y, w[q], acc[r][q]);
+            }
         }
     }
-    for (int r = 0; r < R; r++) {
-        vf v[P];
-        for (int p = 0; p < P; p++) v[p] = whole(acc[r] + p * PIECES);
-        store(r, panel, v, P);
-    }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < P; p++) v[r * step + p] = whole(acc[r] + p * PIECES);
 }
 
-#if defined(__AVX512BW__) && defined(__AVX512BF16__) && !defined(FATHOM_TILES)
+// Results go out as store(row, first panel, values, count): one vector for each of `count` neighbouring panels, an even number of them
+// wherever an even number is left.
+template <int R, int P, class A, class Store>
+FATHOM_INLINE void multiply(const A& a, const bf16* b, int64_t size, int64_t K2, int64_t panel, Store&& store) {
+    constexpr int TURN = WIDE || R * P * PIECES <= 8 ? P : 1;
+    vf v[R][P];
+    for (int p = 0; p < P; p += TURN) accumulate<R, TURN>(a, b + p * size, size, K2, v[0] + p, P);
+    for (int r = 0; r < R; r++) store(r, panel, v[r], P);
+}
+#endif
+
+#if defined(__AVX512BW__) && !defined(FATHOM_TILES)
 constexpr int DECODING_ROWS = 4;  // for so few rows quantised weights are spelled out in registers
 
 template <int R, int P, Format F, class Store>
-FATHOM_INLINE void multiply_coded(const uint32_t* a, const Weight& w, int64_t panel, Store&& store) {
+FATHOM_INLINE void multiply_coded(const input* a, const Weight& w, int64_t panel, Store&& store) {
     int64_t K = padded(w.columns), bytes = K * (F == FP8 ? LANES : LANES / 2), runs = F == FP8 ? ceil_div(K, 128) : K / 32 * LANES;
     const uint8_t *data = (const uint8_t*)w.data + panel * bytes, *scales = w.scale + panel * runs;
     vn acc[R][P] = {};
     auto add = [&](int p, int64_t k, vu pairs) __attribute__((always_inline)) {
-        for (int r = 0; r < R; r++) acc[r][p] = dot2(acc[r][p], pair(a + k * R + r), (un)pairs);
+        for (int r = 0; r < R; r++) acc[r][p] = dot2(acc[r][p], a + 2 * (k * R + r), 1, (un)pairs);
     };
     for (int64_t k32 = 0; k32 < K / 2; k32 += 16) {  // 32 columns
         Scale s[P];
@@ -131,7 +172,7 @@ FATHOM_INLINE void multiply_coded(const uint32_t* a, const Weight& w, int64_t pa
 }
 
 template <int R, Format F, class Store>
-static inline void coded_rows(const uint32_t* a, const Weight& w, int64_t panel, int64_t end, Store&& store) {
+static inline void coded_rows(const input* a, const Weight& w, int64_t panel, int64_t end, Store&& store) {
     constexpr int P = R == 1 ? 8 : 4;
     for (; panel + P <= end; panel += P) multiply_coded<R, P, F>(a, w, panel, store);
     for (; panel + 2 <= end; panel += 2) multiply_coded<R, 2, F>(a, w, panel, store);
@@ -143,18 +184,19 @@ constexpr int DECODING_ROWS = 0;
 
 #if !defined(FATHOM_TILES)
 template <int R, class Store>
-FATHOM_INLINE void multiply_rows(const uint32_t* a, int64_t stride, const bf16* b, int64_t size, int64_t K2, int64_t panel, int count, Store&& store) {
+FATHOM_INLINE void multiply_rows(const input* x, const bf16* b, int64_t size, int64_t K2, int64_t panel, int count, Store&& store) {
     constexpr int P = at_once(R);
-    if (count == P) return multiply<R, P>(a, stride, b, size, K2, panel, store);
+    Inputs a = prepared_rows(x, R);
+    if (count == P) return multiply<R, P>(a, b, size, K2, panel, store);
     int p = 0;
-    for (; p + 2 <= count; p += 2) multiply<R, 2>(a, stride, b + p * size, size, K2, panel + p, store);
-    if (p < count) multiply<R, 1>(a, stride, b + p * size, size, K2, panel + p, store);
+    for (; p + 2 <= count; p += 2) multiply<R, 2>(a, b + p * size, size, K2, panel + p, store);
+    if (p < count) multiply<R, 1>(a, b + p * size, size, K2, panel + p, store);
 }
 #endif
 
 // `count` panels (at most at_once(rows)) of bf16 weights by one block of prepared rows.
 template <class Store>
-static inline void block(const bf16* a, int rows, const bf16* b, int64_t columns, int64_t panel, int count, Store&& store) {
+static inline void block(const input* a, int rows, const bf16* b, int64_t columns, int64_t panel, int count, Store&& store) {
     int64_t K2 = padded(columns) / 2, size = panel_size(columns);
 #if defined(FATHOM_TILES)
     alignas(64) float c[ROWS * 2 * LANES];  // rows of two panels, or half as many of four
@@ -169,9 +211,8 @@ static inline void block(const bf16* a, int rows, const bf16* b, int64_t columns
         }
     }
 #else
-    const uint32_t* x = (const uint32_t*)a;
     switch (rows) {
-#define FATHOM_CASE(R) case R: if constexpr (R <= ROWS) multiply_rows<R>(x, rows, b, size, K2, panel, count, store); break;
+#define FATHOM_CASE(R) case R: if constexpr (R <= ROWS) multiply_rows<R>(a, b, size, K2, panel, count, store); break;
         FATHOM_CASE(1) FATHOM_CASE(2) FATHOM_CASE(3) FATHOM_CASE(4) FATHOM_CASE(5) FATHOM_CASE(6)
         FATHOM_CASE(7) FATHOM_CASE(8) FATHOM_CASE(9) FATHOM_CASE(10) FATHOM_CASE(11) FATHOM_CASE(12)
 #undef FATHOM_CASE
@@ -185,7 +226,7 @@ FATHOM_INLINE int64_t unpack_bytes(const Weight& w) { return w.format == BF16 ? 
 // Panels p0 … p1 of w by several blocks of prepared rows: block i has rows[i] rows at a + i·ROWS·K, the first is the fullest.
 // Results go out as store(row among all blocks, first panel, values, count). The caller has a Tiles.
 template <class Store>
-static inline void panels(const bf16* a, const int* rows, int blocks, const Weight& w, int64_t p0, int64_t p1, bf16* unpacked, Store&& store) {
+static inline void panels(const input* a, const int* rows, int blocks, const Weight& w, int64_t p0, int64_t p1, bf16* unpacked, Store&& store) {
     int64_t size = panel_size(w.columns), K = padded(w.columns);
     int most = blocks ? at_once(rows[0]) : 1;
 #if defined(FATHOM_TILES)
@@ -193,9 +234,8 @@ static inline void panels(const bf16* a, const int* rows, int blocks, const Weig
 #else
     if constexpr (DECODING_ROWS)
         if (w.format != BF16 && blocks == 1 && rows[0] <= DECODING_ROWS) {
-            const uint32_t* x = (const uint32_t*)a;
             switch (rows[0] * 2 + (w.format == FP8)) {
-#define FATHOM_CASE(R) case 2 * R: return coded_rows<R, FP4>(x, w, p0, p1, store); case 2 * R + 1: return coded_rows<R, FP8>(x, w, p0, p1, store);
+#define FATHOM_CASE(R) case 2 * R: return coded_rows<R, FP4>(a, w, p0, p1, store); case 2 * R + 1: return coded_rows<R, FP8>(a, w, p0, p1, store);
                 FATHOM_CASE(1) FATHOM_CASE(2) FATHOM_CASE(3) FATHOM_CASE(4)
 #undef FATHOM_CASE
             }

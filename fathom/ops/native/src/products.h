@@ -43,6 +43,14 @@ FATHOM_INLINE bool in_a_row(const bf16* const* rows, int64_t C) {
 }
 #endif
 
+#if !defined(FATHOM_TILES)
+struct Rows {  // inputs that lie anywhere
+    const input* row[8];
+    static constexpr int64_t half = 1;
+    const input* pair(int64_t k, int r) const { return row[r] + 2 * k; }
+};
+#endif
+
 // out [n][groups·16] = rows · packs; n at most PIECE, C even. rows[n … ceil(n / 8)·8) may be anything readable, and out has room for a
 // multiple of 32 rows. The caller has a Tiles.
 static inline void products(const bf16* const* rows, int n, const bf16* packs, int64_t groups, int64_t C, float* out) {
@@ -60,23 +68,21 @@ static inline void products(const bf16* const* rows, int n, const bf16* packs, i
             tile_block(a, count, packs + g * size, size, K / 32, (int)smaller(2, groups - g), out + r0 * wide + g * LANES, wide);
     }
 #else
-    constexpr int BLOCK = WIDE ? 8 : ROWS > 1 ? 4 : 2;
+    constexpr int BLOCK = WIDE ? 8 : NATIVE > 4 ? 4 : 2;
+    alignas(64) float widened[PAIRED ? 1 : BLOCK * 1024];
     for (int r0 = 0; r0 < n; r0 += BLOCK) {
-        const bf16* row[BLOCK];
-        for (int i = 0; i < BLOCK; i++) row[i] = rows[r0 + i < n ? r0 + i : r0];
-        for (int64_t g = 0; g < groups; g++) {
-            const bf16* pack = packs + g * size;
-            vn acc[BLOCK][PIECES] = {};
-            for (int64_t c = 0; c < C; c += 2) {
-                un q[PIECES];
-                for (int p = 0; p < PIECES; p++) q[p] = load_n(pack + c * LANES + p * 2 * NATIVE);
-                for (int i = 0; i < BLOCK; i++) {
-                    un x = pair(row[i] + c);
-                    for (int p = 0; p < PIECES; p++) acc[i][p] = dot2(acc[i][p], x, q[p]);
-                }
-            }
-            for (int i = 0; i < BLOCK && r0 + i < n; i++) store(out + (r0 + i) * wide + g * LANES, whole(acc[i]));
+        Rows a;
+        for (int i = 0; i < BLOCK; i++) {
+            const bf16* row = rows[r0 + i < n ? r0 + i : r0];
+            if constexpr (!PAIRED) widen_row(widened + i * C, row, C);
+            a.row[i] = PAIRED ? (const input*)row : (const input*)widened + i * C;
         }
+        auto put = [&](int i, int64_t g, const vf* v, int some) __attribute__((always_inline)) {
+            for (int j = 0; j < some && r0 + i < n; j++) store(out + (r0 + i) * wide + (g + j) * LANES, v[j]);
+        };
+        int64_t g = 0;
+        for (; g + 2 <= groups; g += 2) multiply<BLOCK, 2>(a, packs + g * size, size, C / 2, g, put);
+        if (g < groups) multiply<BLOCK, 1>(a, packs + g * size, size, C / 2, g, put);
     }
 #endif
 }
@@ -112,29 +118,35 @@ FATHOM_INLINE void unfold(vf& a, vf& b) {
 #endif
 }
 
-// Weights of 32 keys for 16 lanes, pairs of keys by lane, where `weigh` wants them. Without tiles they stay as they are: [n/2][16].
-FATHOM_INLINE void put_weights(uint32_t* weights, int key, vu* pairs) {
+// Weights of 32 keys for 16 lanes, pairs of keys by lane, where `weigh` wants them: [n/2][16] pairs, with tiles by lane, or widened,
+// [n/2][2][16].
+FATHOM_INLINE void put_weights(input* weights, int key, vu* pairs) {
 #if defined(FATHOM_TILES)
     transpose(pairs);
 #endif
-    for (int i = 0; i < LANES; i++) store_u(weights + (key / 2 + i) * LANES, pairs[i]);
+    for (int i = 0; i < LANES; i++) {
+        input* to = weights + (key + 2 * i) * LANES;
+        if constexpr (PAIRED) store_u(to, pairs[i]);
+        else store((float*)to, (vf)(pairs[i] << 16)), store((float*)to + LANES, (vf)(pairs[i] & 0xffff0000u));
+    }
 }
 
 // out [16][ceil(C / 16)·16] = weights · values, for n keys, a multiple of 32. `lanes` of the 16 matter. The caller has a Tiles.
-static inline void weigh(const uint32_t* weights, [[maybe_unused]] int lanes, const bf16* values, int n, int64_t C, float* out) {
+static inline void weigh(const input* weights, [[maybe_unused]] int lanes, const bf16* values, int n, int64_t C, float* out) {
     int64_t count = ceil_div(C, LANES), size = (int64_t)n * LANES, wide = count * LANES;
 #if defined(FATHOM_TILES)
     for (int64_t p = 0; p < count; p += 2)
-        tile_block(tiled_rows((const bf16*)weights, n), TILE_ROWS, values + p * size, size, n / 32, (int)smaller(2, count - p), out + p * LANES, wide);
+        tile_block(tiled_rows(weights, n), TILE_ROWS, values + p * size, size, n / 32, (int)smaller(2, count - p), out + p * LANES, wide);
 #else
-    constexpr int R = WIDE ? 8 : ROWS > 1 ? 2 : 1;
+    constexpr int R = WIDE ? 8 : NATIVE > 4 ? 4 : 2;
     for (int l = 0; l < lanes; l += R) {
         auto put = [&](int r, int64_t panel, const vf* v, int some) __attribute__((always_inline)) {
             for (int i = 0; i < some; i++) store(out + (l + r) * wide + (panel + i) * LANES, v[i]);
         };
+        Inputs a = PAIRED ? Inputs{weights + 2 * l, 2 * LANES, 2, 1} : Inputs{weights + l, 2 * LANES, 1, LANES};
         int64_t p = 0;
-        for (; p + 2 <= count; p += 2) multiply<R, 2>(weights + l, LANES, values + p * size, size, n / 2, p, put);
-        if (p < count) multiply<R, 1>(weights + l, LANES, values + p * size, size, n / 2, p, put);
+        for (; p + 2 <= count; p += 2) multiply<R, 2>(a, values + p * size, size, n / 2, p, put);
+        if (p < count) multiply<R, 1>(a, values + p * size, size, n / 2, p, put);
     }
 #endif
 }

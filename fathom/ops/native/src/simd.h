@@ -1,9 +1,10 @@
 // Sixteen fp32 lanes, and bf16 pairs, on any instruction set.
 //
 // The kernels are written once, in the compiler's vector types, and compiled once per instruction set (isa.cpp). What decides the speed
-// is `dot2`, the product of bf16 pairs added to fp32; it has an instruction of its own on AVX-512 with bf16 and is two multiply-adds
-// elsewhere. The compiler keeps a vector that is wider than the machine's registers in memory, so the two products that take nearly all
-// of the time work on vectors of the machine's own width, `vn`, of which a whole one has PIECES.
+// is the product of bf16 pairs, added to fp32. AVX-512 with bf16 has an instruction for it. Elsewhere it is two multiply-adds, and what it
+// multiplies must be widened first: the side that is read for many products once, in advance (`input`), the other in registers. The
+// compiler keeps a vector that is wider than the machine's registers in memory, so the two products that take nearly all of the time work
+// on vectors of the machine's own width, `vn`, of which a whole one has PIECES.
 //
 // Everything is in a namespace named after the instruction set and nothing comes from the C++ library, so the linker can't merge a
 // function compiled for a wide machine into code that must run on a narrow one.
@@ -24,6 +25,18 @@ typedef uint32_t vu __attribute__((vector_size(64)));
 typedef uint16_t vh __attribute__((vector_size(32)));
 
 constexpr int LANES = 16;
+#if defined(__AVX512F__)
+constexpr int NATIVE = 16;  // lanes of a register
+#elif defined(__AVX2__)
+constexpr int NATIVE = 8;
+#else
+constexpr int NATIVE = 4;
+#endif
+constexpr int PIECES = LANES / NATIVE;
+typedef float vn __attribute__((vector_size(4 * NATIVE)));
+typedef int32_t in __attribute__((vector_size(4 * NATIVE)));
+typedef uint32_t un __attribute__((vector_size(4 * NATIVE)));
+typedef uint16_t hn __attribute__((vector_size(2 * NATIVE)));
 
 #define FATHOM_INLINE static inline __attribute__((always_inline))
 
@@ -34,28 +47,93 @@ FATHOM_INLINE vf load(const float* p) { vf v; memcpy(&v, p, sizeof v); return v;
 FATHOM_INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
 FATHOM_INLINE vu load_u(const void* p) { vu v; memcpy(&v, p, sizeof v); return v; }
 FATHOM_INLINE void store_u(void* p, vu v) { memcpy(p, &v, sizeof v); }
+
+#if !defined(__AVX512F__)
+// f of every piece: in registers, where of a whole vector the compiler would make lanes.
+template <class T, class F>
+FATHOM_INLINE T each(T a, F&& f) {
+    vn x[PIECES];
+    memcpy(x, &a, sizeof a);
+    for (int p = 0; p < PIECES; p++) x[p] = f(x[p]);
+    memcpy(&a, x, sizeof a);
+    return a;
+}
+template <class F>
+FATHOM_INLINE vf each(vf a, vf b, F&& f) {
+    vn x[PIECES], y[PIECES];
+    memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b);
+    for (int p = 0; p < PIECES; p++) x[p] = f(x[p], y[p]);
+    memcpy(&a, x, sizeof a);
+    return a;
+}
+
+// Bit i is set where f of the lanes i is true.
+template <class F>
+FATHOM_INLINE uint32_t bits_where(vf a, vf b, F&& f) {
+    vf m = each(a, b, [&](vn x, vn y) __attribute__((always_inline)) { return (vn)f(x, y); });
+    uint32_t bits = 0;
+#if defined(__AVX2__)
+    __m256 half[2];
+    memcpy(half, &m, sizeof m);
+    bits = (uint32_t)_mm256_movemask_ps(half[0]) | (uint32_t)_mm256_movemask_ps(half[1]) << 8;
+#else
+    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(((vi)m)[i] & 1) << i;
+#endif
+    return bits;
+}
+
+FATHOM_INLINE vn max(vn a, vn b) { return a > b ? a : b; }
+FATHOM_INLINE vn min(vn a, vn b) { return a < b ? a : b; }
+FATHOM_INLINE vn fma(vn a, vn b, vn c) {
+#if defined(__FMA__)
+    return (vn)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+#endif
+
 #if defined(__AVX512F__)
 FATHOM_INLINE vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 FATHOM_INLINE vf min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 #else
-FATHOM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
-FATHOM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+FATHOM_INLINE vf max(vf a, vf b) { return each(a, b, [](vn x, vn y) __attribute__((always_inline)) { return max(x, y); }); }
+FATHOM_INLINE vf min(vf a, vf b) { return each(a, b, [](vn x, vn y) __attribute__((always_inline)) { return min(x, y); }); }
 #endif
 FATHOM_INLINE float max(float a, float b) { return a > b ? a : b; }
 
-FATHOM_INLINE vf widen(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+FATHOM_INLINE vf widen(vh h) {
+#if defined(__AVX512F__)
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+#else
+    hn from[PIECES];
+    vn to[PIECES];
+    memcpy(from, &h, sizeof h);
+    for (int p = 0; p < PIECES; p++) to[p] = (vn)(__builtin_convertvector(from[p], un) << 16);
+    vf v;
+    memcpy(&v, to, sizeof v);
+    return v;
+#endif
+}
 FATHOM_INLINE vf load_bf(const bf16* p) { vh h; memcpy(&h, p, sizeof h); return widen(h); }
 FATHOM_INLINE float widen(bf16 h) { uint32_t u = (uint32_t)h << 16; float f; memcpy(&f, &u, 4); return f; }
 
-// Rounds to nearest even; NaN stays NaN.
+// Rounds to nearest even; NaN stays NaN. To the low half of each lane.
+FATHOM_INLINE un rounded(vn x) {
+    un u = (un)x, up = (u + 0x7fff + ((u >> 16) & 1)) >> 16, nan = (u >> 16) | 0x40;
+    return (u & 0x7fffffff) > 0x7f800000 ? nan : up;
+}
 FATHOM_INLINE vh narrow(vf x) {
 #if defined(__AVX512BF16__)
     return (vh)_mm512_cvtneps_pbh((__m512)x);
 #else
-    vu u = (vu)x;
-    vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    vu nan = (u >> 16) | 0x40;
-    return __builtin_convertvector((vu)((u & 0x7fffffff) > 0x7f800000 ? nan : rounded), vh);
+    vn from[PIECES];
+    hn to[PIECES];
+    memcpy(from, &x, sizeof x);
+    for (int p = 0; p < PIECES; p++) to[p] = __builtin_convertvector(rounded(from[p]), hn);
+    vh h;
+    memcpy(&h, to, sizeof h);
+    return h;
 #endif
 }
 FATHOM_INLINE void store_bf(bf16* p, vf x) { vh h = narrow(x); memcpy(p, &h, sizeof h); }
@@ -65,14 +143,12 @@ FATHOM_INLINE bf16 narrow(float x) { bf16 out[LANES]; store_bf(out, splat(x)); r
 FATHOM_INLINE vf fma(vf a, vf b, vf c) {
 #if defined(__AVX512F__)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-    __m256 x[2], y[2], z[2];
+#else
+    vn x[PIECES], y[PIECES], z[PIECES];
     memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b), memcpy(z, &c, sizeof c);
-    z[0] = _mm256_fmadd_ps(x[0], y[0], z[0]), z[1] = _mm256_fmadd_ps(x[1], y[1], z[1]);
+    for (int p = 0; p < PIECES; p++) z[p] = fma(x[p], y[p], z[p]);
     memcpy(&c, z, sizeof c);
     return c;
-#else
-    return a * b + c;
 #endif
 }
 FATHOM_INLINE float fma(float a, float b, float c) {
@@ -88,10 +164,7 @@ FATHOM_INLINE uint32_t same(vf a, vf b) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ);
 #else
-    vi m = a == b;
-    uint32_t bits = 0;
-    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(m[i] & 1) << i;
-    return bits;
+    return bits_where(a, b, [](vn x, vn y) __attribute__((always_inline)) { return x == y; });
 #endif
 }
 
@@ -100,47 +173,50 @@ FATHOM_INLINE uint32_t greater(vf a, vf b) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
 #else
-    vi m = a > b;
-    uint32_t bits = 0;
-    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(m[i] & 1) << i;
-    return bits;
-#endif
-}
-
-#if defined(__AVX512F__)
-constexpr int NATIVE = 16;  // lanes of a register
-#elif defined(__AVX2__)
-constexpr int NATIVE = 8;
-#else
-constexpr int NATIVE = 4;
-#endif
-constexpr int PIECES = LANES / NATIVE;
-typedef float vn __attribute__((vector_size(4 * NATIVE)));
-typedef uint32_t un __attribute__((vector_size(4 * NATIVE)));
-
-// acc + a.high·b.high + a.low·b.low, lane by lane, for lanes of two bf16.
-FATHOM_INLINE vn dot2(vn acc, un a, un b) {
-#if defined(__AVX512BF16__)
-    return (vn)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
-#else
-    vn x = (vn)(a & 0xffff0000u), y = (vn)(b & 0xffff0000u), z = (vn)(a << 16), w = (vn)(b << 16);
-#if defined(__FMA__)
-    acc = (vn)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)acc);
-    return (vn)_mm256_fmadd_ps((__m256)z, (__m256)w, (__m256)acc);
-#else
-    acc = acc + x * y;
-    return acc + z * w;
-#endif
+    return bits_where(a, b, [](vn x, vn y) __attribute__((always_inline)) { return x > y; });
 #endif
 }
 
 FATHOM_INLINE un load_n(const void* p) { un v; memcpy(&v, p, sizeof v); return v; }
 
-// One bf16 pair for all lanes.
-FATHOM_INLINE un pair(const void* p) { uint32_t u; memcpy(&u, p, 4); return un{} + u; }
+// 32 bits for all lanes.
+FATHOM_INLINE un every(const void* p) { uint32_t u; memcpy(&u, p, 4); return un{} + u; }
+
+// A value of what the products read again and again, and a pair of them from two bf16.
+#if defined(__AVX512BF16__) || defined(FATHOM_TILES)
+constexpr bool PAIRED = true;
+typedef bf16 input;
+FATHOM_INLINE void put_pair(input* p, const bf16* x) { memcpy(p, x, 4); }
+#else
+constexpr bool PAIRED = false;
+typedef float input;
+FATHOM_INLINE void put_pair(input* p, const bf16* x) {
+    float both[2] = {widen(x[0]), widen(x[1])};
+    memcpy(p, both, 8);
+}
+
+FATHOM_INLINE vn low_half(un pairs) { return (vn)(pairs << 16); }
+FATHOM_INLINE vn high_half(un pairs) { return (vn)(pairs & 0xffff0000u); }
+#endif
+
+// acc + x[1]·w.high + x[0]·w.low, lane by lane, for lanes of two bf16. `half`: how far apart the two inputs lie, 1 if there's an instruction for them.
+FATHOM_INLINE vn dot2(vn acc, const input* x, [[maybe_unused]] int64_t half, un w) {
+#if defined(__AVX512BF16__)
+    return (vn)_mm512_dpbf16_ps((__m512)acc, (__m512bh)every(x), (__m512bh)w);
+#elif !defined(FATHOM_TILES)
+    acc = fma((vn)every(x + half), high_half(w), acc);
+    return fma((vn)every(x), low_half(w), acc);
+#endif
+}
 
 // A whole vector of its pieces.
-FATHOM_INLINE vf whole(const vn* pieces) { vf v; memcpy(&v, pieces, sizeof v); return v; }
+FATHOM_INLINE vf whole(const vn* pieces) {
+    vn copy[PIECES];  // so that the sums themselves never need an address
+    for (int p = 0; p < PIECES; p++) copy[p] = pieces[p];
+    vf v;
+    memcpy(&v, copy, sizeof v);
+    return v;
+}
 
 // Up to `n` lanes; the others are zero and stay unread or unwritten.
 FATHOM_INLINE vf load_some(const float* p, int64_t n) {
@@ -165,6 +241,10 @@ FATHOM_INLINE void store_some(bf16* p, vf v, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = h[i];
 }
 
+FATHOM_INLINE void widen_row(float* v, const bf16* x, int64_t D) {
+    for (int64_t d = 0; d < D; d += LANES) store_some(v + d, load_some(x + d, D - d), D - d);
+}
+
 // Always the same tree, whatever the instruction set.
 FATHOM_INLINE float sum(vf v) {
     float x[LANES];
@@ -175,27 +255,35 @@ FATHOM_INLINE float sum(vf v) {
 }
 
 // e^x within two units in the last place; 0 below -87, so that a masked logit weighs exactly nothing.
-FATHOM_INLINE vf exp(vf x) {
-    vf shifted = min(max(x, splat(-88.f)), splat(88.f));
+FATHOM_INLINE vn exp_piece(vn x) {
+    auto all = [](float v) __attribute__((always_inline)) { return vn{} + v; };
+    vn shifted = min(max(x, all(-88.f)), all(88.f));
 #if defined(__AVX512F__)
-    vf n = (vf)_mm512_roundscale_ps((__m512)(shifted * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vn n = (vn)_mm512_roundscale_ps((__m512)(shifted * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-    vf n = shifted * 1.44269504088896341f + 12582912.f;  // the magic number leaves the rounded exponent in the low bits
-    vi exponent = (vi)n - 0x4B400000;
+    vn n = shifted * 1.44269504088896341f + 12582912.f;  // the magic number leaves the rounded exponent in the low bits
+    in exponent = (in)n - 0x4B400000;
     n = n - 12582912.f;
 #endif
-    vf f = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), shifted));
-    vf p = splat(1.9875691500e-4f);
-    p = fma(p, f, splat(1.3981999507e-3f));
-    p = fma(p, f, splat(8.3334519073e-3f));
-    p = fma(p, f, splat(4.1665795894e-2f));
-    p = fma(p, f, splat(1.6666665459e-1f));
-    p = fma(p, f, splat(5.0000001201e-1f));
+    vn f = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), shifted));
+    vn p = all(1.9875691500e-4f);
+    p = fma(p, f, all(1.3981999507e-3f));
+    p = fma(p, f, all(8.3334519073e-3f));
+    p = fma(p, f, all(4.1665795894e-2f));
+    p = fma(p, f, all(1.6666665459e-1f));
+    p = fma(p, f, all(5.0000001201e-1f));
     p = fma(p, f * f, f) + 1.f;
 #if defined(__AVX512F__)
-    return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.f), _CMP_NLT_UQ), (__m512)p, (__m512)n);
+    return (vn)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.f), _CMP_NLT_UQ), (__m512)p, (__m512)n);
 #else
-    return x < -87.f ? vf{} : p * (vf)((exponent + 127) << 23);
+    return x < -87.f ? vn{} : p * (vn)((exponent + 127) << 23);
+#endif
+}
+FATHOM_INLINE vf exp(vf x) {
+#if defined(__AVX512F__)
+    return exp_piece(x);
+#else
+    return each(x, [](vn piece) __attribute__((always_inline)) { return exp_piece(piece); });
 #endif
 }
 FATHOM_INLINE float exp(float x) { return exp(splat(x))[0]; }
@@ -213,6 +301,8 @@ FATHOM_INLINE vf reciprocal(vf x) {
 FATHOM_INLINE vf sqrt(vf x) {
 #if defined(__AVX512F__)
     return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return each(x, [](vn piece) __attribute__((always_inline)) { return (vn)_mm256_sqrt_ps((__m256)piece); });
 #else
     for (int i = 0; i < LANES; i++) x[i] = __builtin_sqrtf(x[i]);
     return x;
