@@ -97,7 +97,7 @@ FATHOM_LOOP void accumulate(const A& a, const bf16* b, int64_t size, int64_t K2,
             un w[Q];
             for (int q = 0; q < Q; q++) w[q] = weights(q);
             for (int r = 0; r < R; r++)
-                for (int q = 0; q < Q; q++) acc[r][q] = dot2(acc[r][q], a.pair(k, r), 1, w[q]);
+                for (int q = 0; q < Q; q++) acc[r][q] = dot2(acc[r][q], a.pair(k, r), w[q]);
         } else {  // the odd columns of all, then the even ones: half as many registers
             vn w[Q];
             for (int q = 0; q < Q; q++) w[q] = high_half(weights(q));
@@ -120,7 +120,7 @@ FATHOM_LOOP void accumulate(const A& a, const bf16* b, int64_t size, int64_t K2,
 // wherever an even number is left.
 template <int R, int P, class A, class Store>
 FATHOM_INLINE void multiply(const A& a, const bf16* b, int64_t size, int64_t K2, int64_t panel, Store&& store) {
-    constexpr int TURN = WIDE || R * P * PIECES <= 8 ? P : 1;
+    constexpr int TURN = WIDE || R * P * PIECES <= 8 ? P : 1;  // panels
     vf v[R][P];
     for (int p = 0; p < P; p += TURN) accumulate<R, TURN>(a, b + p * size, size, K2, v[0] + p, P);
     for (int r = 0; r < R; r++) store(r, panel, v[r], P);
@@ -136,7 +136,7 @@ FATHOM_INLINE void multiply_coded(const input* a, const Weight& w, int64_t panel
     const uint8_t *data = (const uint8_t*)w.data + panel * bytes, *scales = w.scale + panel * runs;
     vn acc[R][P] = {};
     auto add = [&](int p, int64_t k, vu pairs) __attribute__((always_inline)) {
-        for (int r = 0; r < R; r++) acc[r][p] = dot2(acc[r][p], a + 2 * (k * R + r), 1, (un)pairs);
+        for (int r = 0; r < R; r++) acc[r][p] = dot2(acc[r][p], a + 2 * (k * R + r), (un)pairs);
     };
     for (int64_t k32 = 0; k32 < K / 2; k32 += 16) {  // 32 columns
         Scale s[P];

@@ -50,8 +50,8 @@ FATHOM_INLINE void store_u(void* p, vu v) { memcpy(p, &v, sizeof v); }
 
 #if !defined(__AVX512F__)
 // f of every piece: in registers, where of a whole vector the compiler would make lanes.
-template <class T, class F>
-FATHOM_INLINE T each(T a, F&& f) {
+template <class F>
+FATHOM_INLINE vf each(vf a, F&& f) {
     vn x[PIECES];
     memcpy(x, &a, sizeof a);
     for (int p = 0; p < PIECES; p++) x[p] = f(x[p]);
@@ -199,15 +199,17 @@ FATHOM_INLINE vn low_half(un pairs) { return (vn)(pairs << 16); }
 FATHOM_INLINE vn high_half(un pairs) { return (vn)(pairs & 0xffff0000u); }
 #endif
 
-// acc + x[1]·w.high + x[0]·w.low, lane by lane, for lanes of two bf16. `half`: how far apart the two inputs lie, 1 if there's an instruction for them.
-FATHOM_INLINE vn dot2(vn acc, const input* x, [[maybe_unused]] int64_t half, un w) {
+#if !defined(FATHOM_TILES)
+// acc + x[1]·w.high + x[0]·w.low, lane by lane, for lanes of two bf16.
+FATHOM_INLINE vn dot2(vn acc, const input* x, un w) {
 #if defined(__AVX512BF16__)
     return (vn)_mm512_dpbf16_ps((__m512)acc, (__m512bh)every(x), (__m512bh)w);
-#elif !defined(FATHOM_TILES)
-    acc = fma((vn)every(x + half), high_half(w), acc);
+#else
+    acc = fma((vn)every(x + 1), high_half(w), acc);
     return fma((vn)every(x), low_half(w), acc);
 #endif
 }
+#endif
 
 // A whole vector of its pieces.
 FATHOM_INLINE vf whole(const vn* pieces) {

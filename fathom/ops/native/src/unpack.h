@@ -7,7 +7,7 @@
 // A scale byte s means 2^(s - 127). The products are exact in bf16: 4 (FP8) or 2 (FP4) significant bits, and an exponent that only a
 // scale near the ends of its range can push out of bf16's.
 //
-// With AVX-512 that is arithmetic on bf16's own bits: numbers come with the largest exponent that they could need, and one subtraction that
+// With AVX-512 or AVX2 that is arithmetic on bf16's own bits: numbers come with the largest exponent that they could need, and one subtraction that
 // stops at zero scales them, since zero (of either sign) has no bits to take from.
 #pragma once
 #include "simd.h"
@@ -50,17 +50,26 @@ FATHOM_INLINE vu widen_bytes(const uint8_t* from) {  // the compiler's own conve
 
 // Scales of 16 lanes of numbers in a format, by their bytes.
 struct Scale {
-    vf factor;
+    vu byte;
     vu less;      // what to take off both halves' exponents
     bool simple;  // that is all: no exponent leaves its range
+    vf factor() const { return power_of_two(byte); }
 };
 template <Format F>
 FATHOM_INLINE Scale scale_of(vu byte) {
     constexpr uint32_t LEAST = F == FP8 ? 10 : 3, MOST = F == FP8 ? 246 : 251;  // bytes of simple scales
-    Scale scale{power_of_two(byte), {}, false};
-#if defined(__AVX512BW__)
+    Scale scale{byte, {}, false};
+#if defined(__AVX512BW__) || defined(__AVX2__)
     vu less = (MOST - byte) << 7 & 0xffff, off = byte - LEAST;
-    scale.less = less | less << 16, scale.simple = !_mm512_cmpgt_epu32_mask((__m512i)off, _mm512_set1_epi32(MOST - LEAST));
+    scale.less = less | less << 16;
+#if defined(__AVX512BW__)
+    scale.simple = !_mm512_cmpgt_epu32_mask((__m512i)off, _mm512_set1_epi32(MOST - LEAST));
+#else
+    __m256i far[2], most = _mm256_set1_epi32(MOST - LEAST);
+    memcpy(far, &off, sizeof off);
+    __m256i larger_ = _mm256_max_epu32(_mm256_max_epu32(far[0], far[1]), most);
+    scale.simple = _mm256_movemask_epi8(_mm256_cmpeq_epi32(larger_, most)) == -1;
+#endif
 #endif
     return scale;
 }
@@ -74,6 +83,36 @@ FATHOM_INLINE vu scaled_e2m1(__m512i codes, const Scale& scale) {
         (int)(0xc0c0c080 + UP), (int)(0xc040c000 + UP), (int)(0xbfc0bf80 + UP), (int)0xfd000000, 0x40c04080 + UP, 0x40404000 + UP, 0x3fc03f80 + UP, 0x7d000000);
     return (vu)_mm512_subs_epu16(_mm512_permutexvar_epi16(codes, table), (__m512i)scale.less);
 }
+#elif defined(__AVX2__)
+// Entries of a table of 16-bit numbers, given as their low bytes and their high bytes, by the low four bits of each half of a lane.
+FATHOM_INLINE __m256i look_up(__m256i index, __m128i low, __m128i high) {
+    index = _mm256_and_si256(index, _mm256_set1_epi16(15));
+    __m256i a = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(low), _mm256_or_si256(index, _mm256_set1_epi16((short)0x8000)));
+    return _mm256_or_si256(a, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), _mm256_or_si256(_mm256_slli_epi16(index, 8), _mm256_set1_epi16(0x80))));
+}
+
+// bf16 of the E2M1 in the low four bits of each half of a lane; the other bits may be anything.
+FATHOM_INLINE __m256i scaled_e2m1(__m256i codes, __m256i less) {
+    const __m128i low = _mm_setr_epi8(0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0, 0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0);
+    const __m128i high = _mm_setr_epi8(0, 0x7d, 0x7d, 0x7d, 0x7e, 0x7e, 0x7e, 0x7e, 0, (char)0xfd, (char)0xfd, (char)0xfd, (char)0xfe, (char)0xfe, (char)0xfe, (char)0xfe);
+    return _mm256_subs_epu16(look_up(codes, low, high), less);
+}
+FATHOM_INLINE vu scaled_e2m1(vu codes, const Scale& scale) {
+    __m256i half[2], less[2];
+    memcpy(half, &codes, sizeof codes), memcpy(less, &scale.less, sizeof less);
+    for (int i = 0; i < 2; i++) half[i] = scaled_e2m1(half[i], less[i]);
+    return load_u(half);
+}
+
+// bf16 of 16 bytes of E4M3.
+FATHOM_INLINE __m256i scaled_e4m3(const uint8_t* from, __m256i less) {
+    const __m128i low = _mm_setr_epi8(0, (char)0x80, 0, 0x40, (char)0x80, (char)0xa0, (char)0xc0, (char)0xe0, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m128i high = _mm_setr_epi8(0, 0x76, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0, 0, 0, 0, 0, 0, 0, 0);
+    __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)from)), size = _mm256_and_si256(_mm256_slli_epi16(x, 4), _mm256_set1_epi16(0x7f0));
+    __m256i value = _mm256_add_epi16(size, _mm256_set1_epi16(239 << 7));
+    value = _mm256_blendv_epi8(value, look_up(x, low, high), _mm256_cmpgt_epi16(_mm256_set1_epi16(0x80), size));
+    return _mm256_or_si256(_mm256_subs_epu16(value, less), _mm256_and_si256(_mm256_slli_epi16(x, 8), _mm256_set1_epi16((short)0x8000)));
+}
 #endif
 
 // Pair I of a group of four, [16][2] of 16 bits, as bf16.
@@ -81,8 +120,10 @@ template <int I>
 FATHOM_INLINE vu pairs_e2m1(vu group, const Scale& scale) {
 #if defined(__AVX512BW__)
     if (scale.simple) return scaled_e2m1(_mm512_srli_epi16((__m512i)group, 4 * I), scale);
+#elif defined(__AVX2__)
+    if (scale.simple) return scaled_e2m1(group >> 4 * I, scale);
 #endif
-    return pairs_of(from_e2m1(group >> 4 * I & 15) * scale.factor, from_e2m1(group >> (16 + 4 * I) & 15) * scale.factor);
+    return pairs_of(from_e2m1(group >> 4 * I & 15) * scale.factor(), from_e2m1(group >> (16 + 4 * I) & 15) * scale.factor());
 }
 
 // Sixteen bytes of two E2M1 each, the low nibble first.
@@ -90,8 +131,10 @@ FATHOM_INLINE vu pairs_e2m1(const uint8_t* from, const Scale& scale) {
     vu x = widen_bytes(from);
 #if defined(__AVX512BW__)
     if (scale.simple) return scaled_e2m1((__m512i)(x | x << 12), scale);
+#elif defined(__AVX2__)
+    if (scale.simple) return scaled_e2m1(x | x << 12, scale);
 #endif
-    return pairs_of(from_e2m1(x & 15) * scale.factor, from_e2m1(x >> 4) * scale.factor);
+    return pairs_of(from_e2m1(x & 15) * scale.factor(), from_e2m1(x >> 4) * scale.factor());
 }
 
 // 32 bytes of E4M3 as bf16, all with one scale.
@@ -105,8 +148,15 @@ FATHOM_INLINE vu pairs_e4m3(const uint8_t* from, const Scale& scale) {
         value = _mm512_subs_epu16(value, (__m512i)scale.less);
         return (vu)_mm512_ternarylogic_epi32(value, _mm512_slli_epi16(x, 8), _mm512_set1_epi16((short)0x8000), 0xf8);  // value | (sign & 0x8000)
     }
+#elif defined(__AVX2__)
+    if (scale.simple) {
+        __m256i half[2], less[2];
+        memcpy(less, &scale.less, sizeof less);
+        for (int i = 0; i < 2; i++) half[i] = scaled_e4m3(from + i * LANES, less[i]);
+        return load_u(half);
+    }
 #endif
-    vh halves[2] = {narrow(from_e4m3(widen_bytes(from)) * scale.factor), narrow(from_e4m3(widen_bytes(from + LANES)) * scale.factor)};
+    vh halves[2] = {narrow(from_e4m3(widen_bytes(from)) * scale.factor()), narrow(from_e4m3(widen_bytes(from + LANES)) * scale.factor())};
     return load_u(halves);
 }
 
@@ -119,16 +169,40 @@ static inline void unpack(const Weight& w, int64_t p, int count, int64_t K, bf16
             const uint8_t* scale = w.scale + p * ceil_div(K, 128);
             for (int64_t k128 = 0; k128 < K / 2; k128 += 64) {
                 Scale s = scale_of<FP8>(splat_u(scale[k128 / 64]));
-                for (int64_t k = k128; k < smaller(K / 2, k128 + 64); k++) store_u(to + k * 2 * LANES, pairs_e4m3(from + k * 2 * LANES, s));
+                int64_t end = smaller(K / 2, k128 + 64);
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+                if (s.simple) {
+                    __m256i less;
+                    memcpy(&less, &s.less, sizeof less);
+                    for (int64_t at = k128 * 2 * LANES; at < end * 2 * LANES; at += LANES) _mm256_storeu_si256((__m256i*)(to + at), scaled_e4m3(from + at, less));
+                    continue;
+                }
+#endif
+                for (int64_t k = k128; k < end; k++) store_u(to + k * 2 * LANES, pairs_e4m3(from + k * 2 * LANES, s));
             }
         } else {
             const uint8_t* scale = w.scale + p * K / 32 * LANES;
-            for (int64_t g = 0; g < K / 8; g++) {
-                Scale s = scale_of<FP4>(widen_bytes(scale + g / 4 * LANES));
-                vu group = load_u(from + g * 64);
-                bf16* four = to + g * 8 * LANES;
-                store_u(four, pairs_e2m1<0>(group, s)), store_u(four + 2 * LANES, pairs_e2m1<1>(group, s));
-                store_u(four + 4 * LANES, pairs_e2m1<2>(group, s)), store_u(four + 6 * LANES, pairs_e2m1<3>(group, s));
+            for (int64_t k32 = 0; k32 < K / 32; k32++) {
+                Scale s = scale_of<FP4>(widen_bytes(scale + k32 * LANES));
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+                if (s.simple) {
+                    __m256i less[2];
+                    memcpy(less, &s.less, sizeof less);
+                    for (int64_t half = k32 * 8; half < k32 * 8 + 8; half++) {  // of a group: of its 16 rows
+                        __m256i group = _mm256_loadu_si256((const __m256i*)(from + half * 32));
+                        for (int i = 0; i < 4; i++)
+                            _mm256_storeu_si256((__m256i*)(to + (half / 2 * 4 + i) * 2 * LANES + half % 2 * LANES),
+                                                scaled_e2m1(_mm256_srli_epi16(group, 4 * i), less[half % 2]));
+                    }
+                    continue;
+                }
+#endif
+                for (int64_t g = k32 * 4; g < k32 * 4 + 4; g++) {
+                    vu group = load_u(from + g * 64);
+                    bf16* four = to + g * 8 * LANES;
+                    store_u(four, pairs_e2m1<0>(group, s)), store_u(four + 2 * LANES, pairs_e2m1<1>(group, s));
+                    store_u(four + 4 * LANES, pairs_e2m1<2>(group, s)), store_u(four + 6 * LANES, pairs_e2m1<3>(group, s));
+                }
             }
         }
     }
