@@ -59,7 +59,7 @@ template <Format F>
 FATHOM_INLINE Scale scale_of(vu byte) {
     constexpr uint32_t LEAST = F == FP8 ? 10 : 3, MOST = F == FP8 ? 246 : 251;  // bytes of simple scales
     Scale scale{byte, {}, false};
-#if defined(__AVX512BW__) || defined(__AVX2__)
+#if defined(__AVX2__)
     vu less = (MOST - byte) << 7 & 0xffff, off = byte - LEAST;
     scale.less = less | less << 16;
 #if defined(__AVX512BW__)
@@ -115,13 +115,11 @@ FATHOM_INLINE __m256i scaled_e4m3(const uint8_t* from, __m256i less) {
 }
 #endif
 
-// Pair I of a group of four, [16][2] of 16 bits, as bf16.
+// Pair I of a group of four, [16][2] of 16 bits, as bf16. (On AVX2 simple scales are `unpack`'s own, half a vector at a time.)
 template <int I>
 FATHOM_INLINE vu pairs_e2m1(vu group, const Scale& scale) {
 #if defined(__AVX512BW__)
     if (scale.simple) return scaled_e2m1(_mm512_srli_epi16((__m512i)group, 4 * I), scale);
-#elif defined(__AVX2__)
-    if (scale.simple) return scaled_e2m1(group >> 4 * I, scale);
 #endif
     return pairs_of(from_e2m1(group >> 4 * I & 15) * scale.factor(), from_e2m1(group >> (16 + 4 * I) & 15) * scale.factor());
 }
@@ -147,13 +145,6 @@ FATHOM_INLINE vu pairs_e4m3(const uint8_t* from, const Scale& scale) {
         value = _mm512_mask_permutexvar_epi16(value, _mm512_cmplt_epu16_mask(size, _mm512_set1_epi16(0x80)), x, subnormal);
         value = _mm512_subs_epu16(value, (__m512i)scale.less);
         return (vu)_mm512_ternarylogic_epi32(value, _mm512_slli_epi16(x, 8), _mm512_set1_epi16((short)0x8000), 0xf8);  // value | (sign & 0x8000)
-    }
-#elif defined(__AVX2__)
-    if (scale.simple) {
-        __m256i half[2], less[2];
-        memcpy(less, &scale.less, sizeof less);
-        for (int i = 0; i < 2; i++) half[i] = scaled_e4m3(from + i * LANES, less[i]);
-        return load_u(half);
     }
 #endif
     vh halves[2] = {narrow(from_e4m3(widen_bytes(from)) * scale.factor()), narrow(from_e4m3(widen_bytes(from + LANES)) * scale.factor())};
