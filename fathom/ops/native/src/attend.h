@@ -1,8 +1,8 @@
 // Attention of a query over its window, over compressed entries (all visible ones, or those chosen for it), and a sink.
 //
 // A unit of work is a few neighbouring queries with their heads as lanes (or one query with many heads); keys come in pieces, and one
-// running softmax (maximum, sum, weighted values, all fp32) goes over the pieces. Neighbours share a piece's keys; a lane that doesn't
-// see a key weighs it exactly zero. Pieces begin at fixed positions of the sequence (multiples of 32 positions and of PIECE entries), so a
+// running softmax (maximum, sum, weighted values, all fp32; powers of two) goes over the pieces. Neighbours share a piece's keys; a lane that
+// doesn't see a key weighs it exactly zero. Entries that were chosen for one query are pieces for its lanes alone. Pieces begin at fixed positions of the sequence (multiples of 32 positions and of PIECE entries), so a
 // query's additions are the same whichever queries it shares its unit with, and however the prompt was cut.
 //
 // In precision `official` keys are rows of bytes (coding.h), spelled out in bf16 a piece at a time. There the weights themselves are rounded
@@ -69,12 +69,14 @@ struct Attend {
     }
 };
 
+constexpr int EIGHT = 8;
 constexpr int KEPT = 6;  // pieces of a unit that are kept from their first visit to the second
 
 enum Visit { RUNNING, MEASURE, WEIGH };  // pieces once; or for maximum and sum, and again for the values
 
 struct Softmax {  // of one unit
     int64_t lanes, groups, C, wide;
+    int64_t first, span, offset, own;  // groups and lanes that pieces are for: turn_to
     int64_t pieces, kept;  // visited so far; room for
     int counts[KEPT];
     bf16* packs;        // [groups] packed queries
@@ -114,36 +116,45 @@ struct Softmax {  // of one unit
         nothing = zeros;
     }
 
-    float* logits(int64_t slot, int64_t g) { return products + slot * PIECE * groups * LANES + g * LANES; }
+    // The pieces that follow are for `count` lanes from `lane` on: whole groups, or up to half a group.
+    void turn_to(int64_t lane, int64_t count) { first = lane / LANES, offset = lane % LANES, own = count, span = ceil_div(offset + count, LANES); }
+
+    int64_t step() const { return span * LANES; }  // from one key's products to the next one's
+    float* logits(int64_t slot, int64_t g) { return products + slot * PIECE * groups * LANES + (g - first) * LANES; }
     bf16* packed_values(int64_t slot) { return values + slot * wide * PIECE; }
 
-    // The next n keys (rows[0 … n)), of which lane l sees from[l] … to[l]; or all of them, if `all`.
+    // The next n keys (rows[0 … n)), of which lane l sees from[l] … to[l], and all lanes those from `all0` to `all1`. For one query (`alone`)
+    // of at most eight heads, two keys make a vector.
     template <Visit visit>
-    void piece(int n, float scale, bool all) {
+    void piece(int n, float scale, int64_t all0, int64_t all1, bool alone = false) {
         int64_t slot = visit == MEASURE && pieces < kept ? pieces : 0;
         int even = (int)ceil_div(n, ALIGN) * ALIGN;
         for (int i = n; i < even; i++) rows[i] = nothing;
         counts[slot] = n;
-        ::fathom::FATHOM_ISA::products(rows, n, packs, groups, C, logits(slot, 0));
+        ::fathom::FATHOM_ISA::products(rows, n, packs + first * panel_size(C), span, C, logits(slot, first));
         if (visit != MEASURE || pieces < kept) pack_values(packed_values(slot), rows, even, C);
-        for (int64_t g = 0; g < groups; g++) {
-            if (!all) mask(slot, g, n);
-            vf peak = peak_of(slot, g, n) * scale;
-            if constexpr (visit == RUNNING) run(g, n, peak, scale);
-            if constexpr (visit == MEASURE) measure(slot, g, n, peak, scale);
-            if constexpr (visit == WEIGH) weigh_group(slot, g, scale);
-        }
+        all0 = larger(0, all0), all1 = smaller(n, all1);
+        if (visit == RUNNING && alone && own <= EIGHT) run_eight(n, even, scale);
+        else
+            for (int64_t g = first; g < first + span; g++) {
+                mask(slot, g, 0, (int)smaller(n, all1 > all0 ? all0 : n));
+                if (all1 > all0) mask(slot, g, (int)all1, n);
+                vf peak = peak_of(slot, g, n) * scale;
+                if constexpr (visit == RUNNING) run(g, n, peak, scale);
+                if constexpr (visit == MEASURE) measure(slot, g, n, peak, scale);
+                if constexpr (visit == WEIGH) weigh_group(slot, g, scale);
+            }
         pieces++;
     }
 
-    // Takes away what a lane doesn't see.
-    void mask(int64_t slot, int64_t g, int n) {
-        vi first, last;
-        memcpy(&first, from + g * LANES, 64), memcpy(&last, to + g * LANES, 64);
-        float* at = logits(slot, g);
-        for (int i = 0; i < n; i++, at += groups * LANES) {
+    // Takes away what a lane doesn't see of keys a … b.
+    void mask(int64_t slot, int64_t g, int a, int b) {
+        vi from_, to_;
+        memcpy(&from_, from + g * LANES, 64), memcpy(&to_, to + g * LANES, 64);
+        float* at = logits(slot, g) + a * step();
+        for (int i = a; i < b; i++, at += step()) {
             vi key = (vi)splat_u(i);
-            store(at, (key >= first) & (key < last) ? load(at) : splat(-__builtin_inff()));
+            store(at, (key >= from_) & (key < to_) ? load(at) : splat(-__builtin_inff()));
         }
     }
 
@@ -151,7 +162,7 @@ struct Softmax {  // of one unit
     vf peak_of(int64_t slot, int64_t g, int n) {
         vf peak = splat(-__builtin_inff());
         const float* at = logits(slot, g);
-        for (int i = 0; i < n; i++, at += groups * LANES) peak = max(peak, load(at));
+        for (int i = 0; i < n; i++, at += step()) peak = max(peak, load(at));
         return peak;
     }
 
@@ -163,7 +174,7 @@ struct Softmax {  // of one unit
             for (int j = 0; j < LANES; j++) {
                 int key = i + 2 * j;
                 vf a = key < n ? weight(key) : vf{}, b = key + 1 < n ? weight(key + 1) : vf{};
-                pairs[j] = __builtin_convertvector(narrow(a), vu) | __builtin_convertvector(narrow(b), vu) << 16;
+                pairs[j] = narrow_pairs(a, b);
             }
             put_weights(weights, i, pairs);
         }
@@ -171,33 +182,56 @@ struct Softmax {  // of one unit
 
     // One visit for everything: what was summed up so far fades as the maximum grows.
     void run(int64_t g, int n, vf peak, float scale) {
-        vf old = load(top + g * LANES), highest = max(old, peak), fade = exp(old - highest), sum_ = load(below + g * LANES) * fade;
+        vf old = load(top + g * LANES), highest = max(old, peak), fade = exp2(old - highest), sum_ = load(below + g * LANES) * fade;
         const float* at = logits(0, g);
-        int64_t step = groups * LANES;
         int even = (int)ceil_div(n, ALIGN) * ALIGN;
         put_all(n, even, [&](int key) __attribute__((always_inline)) {
-            vf weight = exp(load(at + key * step) * scale - highest);
+            vf weight = exp2(fma(load(at + key * step()), splat(scale), -highest));
             sum_ += weight;
             return weight;
         });
         store(top + g * LANES, highest), store(below + g * LANES, sum_);
-        add_values(0, g, even, fade);
+        add_values(0, g * LANES, (int)smaller(LANES, lanes - g * LANES), 0, even, fade);
+    }
+
+    // The same for eight lanes, two keys a vector.
+    void run_eight(int n, int even, float scale) {
+        int64_t lane = first * LANES + offset / EIGHT * EIGHT;
+        float* at = logits(0, first) + offset / EIGHT * EIGHT;
+        for (int i = n; i < even; i++) store(logits(0, first) + i * LANES, splat(-__builtin_inff()));
+        auto keys = [&](int a, int b) __attribute__((always_inline)) { return beside(at + a * LANES, at + b * LANES); };
+        vf peak = splat(-__builtin_inff());
+        for (int i = 0; i < even; i += 2) peak = max(peak, keys(i, i + 1));
+        vf old = beside(top + lane, top + lane), highest = max(old, max(peak, halves_swapped(peak)) * scale), fade = exp2(old - highest), sum_ = {};
+        for (int i = 0; i < even; i += ALIGN) {
+            vu pairs[EIGHT];
+            for (int j = 0; j < EIGHT; j++) {
+                int key = i + 2 * j;
+                vf a = exp2(fma(keys(key, key + LANES), splat(scale), -highest)), b = exp2(fma(keys(key + 1, key + 1 + LANES), splat(scale), -highest));
+                sum_ += a, sum_ += b;
+                pairs[j] = narrow_pairs(a, b);
+            }
+            put_half_weights(weights, i, pairs);
+        }
+        sum_ = beside(below + lane, below + lane) * fade + (sum_ + halves_swapped(sum_));
+        int skip = (int)(offset % EIGHT);
+        for (int64_t l = skip; l < skip + own; l++) top[lane + l] = highest[l], below[lane + l] = sum_[l];
+        add_values(0, lane, skip + (int)own, skip, even, fade);
     }
 
     void measure(int64_t slot, int64_t g, int n, vf peak, float scale) {
-        vf old = load(top + g * LANES), highest = max(old, peak), sum_ = load(below + g * LANES) * exp(old - highest);
+        vf old = load(top + g * LANES), highest = max(old, peak), sum_ = load(below + g * LANES) * exp2(old - highest);
         const float* at = logits(slot, g);
-        for (int i = 0; i < n; i++, at += groups * LANES) sum_ += exp(load(at) * scale - highest);
+        for (int i = 0; i < n; i++, at += step()) sum_ += exp2(fma(load(at), splat(scale), -highest));
         store(top + g * LANES, highest), store(below + g * LANES, sum_);
     }
 
     void weigh_group(int64_t slot, int64_t g, float scale) {
         vf highest = load(top + g * LANES), share = 1.f / load(below + g * LANES);
         const float* at = logits(slot, g);
-        int64_t step = groups * LANES;
         int n = counts[slot], even = (int)ceil_div(n, ALIGN) * ALIGN;
-        put_all(n, even, [&](int key) __attribute__((always_inline)) { return exp(load(at + key * step) * scale - highest) * share; });
-        add_values(slot, g, even, splat(1.f));
+        put_all(n, even, [&](int key) __attribute__((always_inline)) { return exp2(fma(load(at + key * step()), splat(scale), -highest)) * share; });
+        add_values(slot, g * LANES, (int)smaller(LANES, lanes - g * LANES), 0, even, splat(1.f));
     }
 
     // The second visit to all pieces, if they were kept.
@@ -208,11 +242,11 @@ struct Softmax {  // of one unit
         return true;
     }
 
-    void add_values(int64_t slot, int64_t g, int even, vf fade) {
-        int some = (int)smaller(LANES, lanes - g * LANES);
-        weigh(weights, some, packed_values(slot), even, C, term);
-        for (int l = 0; l < some; l++) {
-            float* to_ = total + (g * LANES + l) * wide;
+    // The piece's values by its weights, to the sums of lanes from `lane` + skip to `lane` + end; `lane` is the first that has weights.
+    void add_values(int64_t slot, int64_t lane, int end, int skip, int even, vf fade) {
+        weigh(weights, end, packed_values(slot), even, C, term);
+        for (int l = skip; l < end; l++) {
+            float* to_ = total + (lane + l) * wide;
             for (int64_t c = 0; c < wide; c += LANES) store(to_ + c, fma(load(to_ + c), splat(fade[l]), load(term + l * wide + c)));
         }
     }
@@ -229,11 +263,12 @@ static void visit_pieces(const Attend& a, const Unit& u, Softmax& s, float scale
     const Run& run = a.runs[u.run];
     int64_t p0 = run.start + u.q0 - run.first, p1 = p0 + u.queries;  // positions of the queries
     int64_t oldest = larger(0, p0 - a.W + 1);
+    s.turn_to(0, s.lanes);
     for (int64_t k0 = oldest / ALIGN * ALIGN; k0 < p1;) {
         int64_t k1 = smaller(p1, (k0 / PIECE + 1) * PIECE);
         for (int64_t k = k0; k < k1; k++) s.rows[k - k0] = k < oldest ? s.nothing : a.key(a.window, a.window_base[u.run] + k, s.decoded + (k - k0) * s.wide);
         for (int64_t i = 0; i < u.queries; i++) see(s, u, i, p0 + i - a.W + 1 - k0, p0 + i + 1 - k0);
-        s.piece<visit>((int)(k1 - k0), scale, false);
+        s.piece<visit>((int)(k1 - k0), scale, p1 - a.W - k0, p0 + 1 - k0);
         k0 = k1;
     }
     if (a.ratio && !a.chosen) {
@@ -242,19 +277,21 @@ static void visit_pieces(const Attend& a, const Unit& u, Softmax& s, float scale
             int64_t e1 = smaller(visible, e0 + PIECE);
             for (int64_t e = e0; e < e1; e++) s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, e), s.decoded + (e - e0) * s.wide);
             for (int64_t i = 0; i < u.queries; i++) see(s, u, i, 0, (p0 + i + 1) / a.ratio - e0);
-            s.piece<visit>((int)(e1 - e0), scale, e1 <= (p0 + 1) / a.ratio);
+            s.piece<visit>((int)(e1 - e0), scale, 0, (p0 + 1) / a.ratio - e0);
         }
-    } else if (a.ratio) {  // one query a unit
-        const int64_t* list = a.chosen + u.q0 * a.k;
-        int64_t count = 0;
-        while (count < a.k && list[count] >= 0) count++;
-        for (int64_t e0 = 0; e0 < count; e0 += PIECE) {
-            int64_t e1 = smaller(count, e0 + PIECE);
-            for (int64_t e = e0; e < e1; e++)
-                s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, list[e] - a.entry_base[u.run]), s.decoded + (e - e0) * s.wide);
-            s.piece<visit>((int)(e1 - e0), scale, true);
+    } else if (a.ratio)
+        for (int64_t i = 0; i < u.queries; i++) {
+            const int64_t* list = a.chosen + (u.q0 + i) * a.k;
+            int64_t count = 0;
+            while (count < a.k && list[count] >= 0) count++;
+            s.turn_to(i * u.heads, u.heads);
+            for (int64_t e0 = 0; e0 < count; e0 += PIECE) {
+                int64_t e1 = smaller(count, e0 + PIECE);
+                for (int64_t e = e0; e < e1; e++)
+                    s.rows[e - e0] = a.key(a.pool, pool_row(a.pages, u.run, list[e] - a.entry_base[u.run]), s.decoded + (e - e0) * s.wide);
+                s.piece<visit>((int)(e1 - e0), scale, 0, PIECE, true);
+            }
         }
-    }
 }
 
 static void attend_unit(const Attend& a, const Unit& u) {
@@ -263,7 +300,7 @@ static void attend_unit(const Attend& a, const Unit& u) {
     int64_t lanes = u.queries * u.heads, C = a.C, kept = twice ? KEPT : 1;
     s.place(fathom_scratch(THREAD, Softmax::bytes(ceil_div(lanes, LANES), C, kept)), lanes, C, kept);
     for (int64_t l = 0; l < s.groups * LANES; l++) {
-        s.top[l] = l < lanes ? a.sink[u.h0 + l % u.heads] : 0;
+        s.top[l] = l < lanes ? a.sink[u.h0 + l % u.heads] * LOG2_E : 0;
         s.below[l] = 1, s.from[l] = s.to[l] = 0;
     }
     memset(s.total, 0, s.groups * LANES * s.wide * 4);
@@ -271,21 +308,21 @@ static void attend_unit(const Attend& a, const Unit& u) {
         int64_t n = smaller(LANES, lanes - l);
         pack_lanes(s.packs + l / LANES * panel_size(C), a.q + (u.q0 * a.H + u.h0 + l) * C, C, n, C);
     }
-    float scale = 1.f / __builtin_sqrtf((float)C);
+    float scale = LOG2_E / __builtin_sqrtf((float)C);
     if (!twice) visit_pieces<RUNNING>(a, u, s, scale);
     else if (visit_pieces<MEASURE>(a, u, s, scale); !s.weigh_kept(scale)) visit_pieces<WEIGH>(a, u, s, scale);
     for (int64_t l = 0; l < lanes; l++) {
         bf16* to = a.out + ((u.q0 + l / u.heads) * a.H + u.h0 + l % u.heads) * C;
-        vf below = splat(twice ? 1.f : s.below[l]);
+        vf share = splat(twice ? 1.f : 1.f / s.below[l]);
         if (folded(C)) {
             for (int64_t c = 0; c < C; c += 2 * LANES) {
-                vf a_ = load(s.total + l * s.wide + c) / below, b_ = load(s.total + l * s.wide + c + LANES) / below;
+                vf a_ = load(s.total + l * s.wide + c) * share, b_ = load(s.total + l * s.wide + c + LANES) * share;
                 unfold(a_, b_);
-                store_bf(to + c, a_), store_bf(to + c + LANES, b_);
+                store_bf(to + c, a_, b_);
             }
             continue;
         }
-        for (int64_t c = 0; c < C; c += LANES) store_some(to + c, load(s.total + l * s.wide + c) / below, C - c);
+        for (int64_t c = 0; c < C; c += LANES) store_some(to + c, load(s.total + l * s.wide + c) * share, C - c);
     }
 }
 
@@ -293,7 +330,7 @@ static void attend(const bf16* q, int64_t H, int64_t C, const void* window, int6
                    Pages pages, const Run* runs, int64_t R, const int64_t* entry_base, int64_t ratio, const int64_t* chosen, int64_t k, bf16* out) {
     int64_t* numbers = (int64_t*)fathom_scratch(CALL, (2 * R + 1) * sizeof(int64_t));
     Attend a{q, H, C, window, W, sink, pool, coded, pages, runs, R, entry_base, ratio, chosen, k, out, numbers, numbers + R, 1, smaller(H, MOST_LANES)};
-    if (!chosen) a.queries = larger(1, UNIT / H);
+    if (!chosen || (coded < 0 && LANES % H == 0)) a.queries = larger(1, UNIT / H);  // chosen entries: lanes of a query within one group
     int64_t row = 0, units = 0;
     for (int64_t r = 0; r < R; r++) {
         int64_t history = smaller(runs[r].start, W - 1);

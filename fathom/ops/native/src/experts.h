@@ -91,19 +91,20 @@ struct Experts {
     void up(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, input* prepared, bf16* unpacked, bf16* h) const {
         prepare(prepared, b, D, false, [&](int row) { return x + places.token[a + row] * D; });
         panels(prepared, b.rows, b.count, gate_up[expert], p0, p1, unpacked,
-               [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+               Outputs{[&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
                    swiglu(h + row * I, I, panel, v, n, limit, weight(a + row), official);
-               });
+               }});
     }
 
     // And through down, to their places.
     void out(int64_t expert, int64_t a, const Blocks& b, int64_t p0, int64_t p1, input* prepared, bf16* unpacked, const bf16* h) const {
         prepare(prepared, b, I, official, [&](int row) { return h + row * I; });
+        auto place = [&](int row, int64_t panel) { return y + (places.token[a + row] * (K + 1) + places.slot[a + row]) * D + panel * LANES; };
         panels(prepared, b.rows, b.count, down[expert], p0, p1, unpacked,
-               [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
-                   bf16* to = y + (places.token[a + row] * (K + 1) + places.slot[a + row]) * D;
-                   for (int i = 0; i < n; i++) store_some(to + (panel + i) * LANES, v[i], D - (panel + i) * LANES);
-               });
+               Outputs{[&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+                           store_some(place(row, panel), v, n, D - panel * LANES);
+                       },
+                       [&](int row, int64_t panel) __attribute__((always_inline)) { __builtin_prefetch(place(row, panel), 1); }});
     }
 
     int64_t prepared_size() const { return (GROUP * ROWS + 1) * larger(padded(D), padded(I)); }

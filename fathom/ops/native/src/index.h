@@ -37,9 +37,9 @@ FATHOM_INLINE vi ordered(vf score) { return (vi)score ^ (((vi)score >> 31) & 0x7
 
 FATHOM_INLINE vf as_score(int64_t key) { return (vf)ordered((vf)splat_i((int32_t)(key == -1 ? -2 : key))); }  // -0 isn't below 0
 
-// Cuts the list back to its k best, if it is longer.
-static void cut_back(Candidates& c, int64_t k) {
-    if (c.count <= k) return;
+// Cuts the list back to its k best, or to at most k + more that beat all others, if it is longer.
+static void cut_back(Candidates& c, int64_t k, int64_t more = 0) {
+    if (c.count <= k + more) return;
     int64_t n = c.count;
     for (int64_t i = n; i % LANES; i++) c.score[i] = -__builtin_inff();
     vf top = splat(c.score[0]), bottom = top;
@@ -60,18 +60,19 @@ static void cut_back(Candidates& c, int64_t k) {
     for (int64_t i = n / LANES * LANES; i < n; i++) low = smaller(low, ordered(splat(c.score[i]))[0]);
     low--;
     int64_t found = n;
-    while (high - low > 1 && found != k) {
+    while (high - low > 1 && found > k + more) {
         int64_t middle = low + (high - low) / 2, count = above(middle);
         if (count >= k) low = middle, found = count;
         else high = middle;
     }
-    // what is above `high` has a place; of those between, the first
-    int64_t ties = found == k ? n : k - above(high), kept = 0;
-    vf limit = as_score(found == k ? low : high), below = as_score(low);
+    // where many are equal: what is above `high` has a place; of those between, the first
+    bool equals = found > k + more;
+    int64_t ties = equals ? k - above(high) : 0, kept = 0;
+    vf limit = as_score(equals ? high : low), below = as_score(low);
     for (int64_t i = 0; i < n; i += LANES) {
         vf score = load(c.score + i);
         uint32_t bits = greater(score, limit);
-        if (found != k)
+        if (equals)
             for (uint32_t equal = greater(score, below) & ~bits; equal && ties; equal &= equal - 1, ties--)
                 bits |= equal & -equal;
         vu entries = load_u(c.entry + i);
@@ -96,7 +97,7 @@ FATHOM_INLINE void offer(Candidates& c, vf scores, int64_t e, uint32_t there, in
     uint32_t better = greater(scores, splat(c.bar)) & there;
     if (!better) return;
     if (c.count + LANES > c.capacity) {
-        cut_back(c, k);
+        cut_back(c, k, k / 4);
         better = greater(scores, splat(c.bar)) & there;
     }
     const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

@@ -10,11 +10,6 @@
 namespace fathom {
 namespace FATHOM_ISA {
 
-static inline void put(void* y, int64_t at, vf v, int64_t n, bool fp32) {
-    if (fp32) store_some((float*)y + at, v, n);
-    else store_some((bf16*)y + at, v, n);
-}
-
 // One thread's rows, laid out for the products that take them.
 struct Prepared {
     input* data;
@@ -51,12 +46,15 @@ static void linears(const Product* all, int64_t count, int64_t T) {
         Prepared own{(input*)memory, (bf16*)(memory + room)};
         auto run = [&](const Product& p, int64_t t0, int64_t p0, int64_t p1) {
             own.take(p.x + t0 * p.x_stride, p.x_stride, smaller(SIZE, T - t0), p.w.columns);
-            panels(own.data, own.rows, own.blocks, p.w, p0, p1, own.unpacked, [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
-                for (int i = 0; i < n; i++) {
-                    int64_t column = (panel + i) * LANES;
-                    put(p.y, (t0 + row) * p.y_stride + column, v[i], p.w.rows - column, p.fp32);
-                }
-            });
+            panels(own.data, own.rows, own.blocks, p.w, p0, p1, own.unpacked,
+                   Outputs{[&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+                               int64_t at = (t0 + row) * p.y_stride + panel * LANES, left = p.w.rows - panel * LANES;
+                               if (p.fp32) store_some((float*)p.y + at, v, n, left);
+                               else store_some((bf16*)p.y + at, v, n, left);
+                           },
+                           [&](int row, int64_t panel) __attribute__((always_inline)) {
+                               __builtin_prefetch((char*)p.y + ((t0 + row) * p.y_stride + panel * LANES) * (p.fp32 ? 4 : 2), 1);
+                           }});
         };
         if (groups >= threads) {
 #pragma omp for schedule(dynamic)

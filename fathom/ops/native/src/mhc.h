@@ -98,12 +98,26 @@ struct Mix {
             for (int64_t j = 0; j < N * N; j++)
                 for (int64_t s = 0; s < some; s++) comb[(t0 + i + s) * N * N + j] = m[j][s];
         }
-        for (int64_t i = 0; i < count; i++)
+        switch (N) {
+#define FATHOM_CASE(S) case S: mixed<S>(t0, count, mix); break;
+            FATHOM_CASE(1) FATHOM_CASE(2) FATHOM_CASE(3) FATHOM_CASE(4) FATHOM_CASE(5) FATHOM_CASE(6) FATHOM_CASE(7) FATHOM_CASE(8)
+#undef FATHOM_CASE
+        }
+    }
+
+    // h of tokens t0 … t0 + count: S streams by their weights [S][TILE].
+    template <int S>
+    void mixed(int64_t t0, int64_t count, const float* weights) const {
+        for (int64_t i = 0; i < count; i++) {
+            const bf16* from = X + (t0 + i) * S * D;
+            vf weight[S];
+            for (int j = 0; j < S; j++) weight[j] = splat(weights[j * TILE + i]);
             for (int64_t d = 0; d < D; d += LANES) {
                 vf total = vf{};
-                for (int64_t j = 0; j < N; j++) total = fma(splat(mix[j * TILE + i]), load_some(X + (t0 + i) * width + j * D + d, D - d), total);
+                for (int j = 0; j < S; j++) total = fma(weight[j], load_some(from + j * D + d, D - d), total);
                 store_some(h + (t0 + i) * D + d, total, D - d);
             }
+        }
     }
 
     // The product of some tokens on the calling thread, then the rest.
@@ -117,9 +131,9 @@ struct Mix {
             rows[blocks] = (int)smaller(ROWS, count - r);
             for (int i = 0; i < rows[blocks]; i++) prepare_row(a + blocks * ROWS * K, i, rows[blocks], X + (t0 + r + i) * width, width);
         }
-        panels(a, rows, blocks, fn, 0, panel_count(fn), nullptr, [&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
+        panels(a, rows, blocks, fn, 0, panel_count(fn), nullptr, Outputs{[&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
             for (int i = 0; i < n; i++) store(product + row * wide + (panel + i) * LANES, v[i]);
-        });
+        }});
         tile(t0, count, product, wide, product + BLOCKS * ROWS * wide);
     }
 };
@@ -152,7 +166,17 @@ static void mhc_mix(const bf16* X, int64_t T, int64_t N, int64_t D, Weight fn, c
 // Streams [N, D] of a token, when a sublayer has written rows [count, D]: their sum, rounded to bf16, goes in. Y may be X.
 template <int N>
 FATHOM_INLINE void expand_fixed(const bf16* X, const bf16* rows, int64_t count, const float* post, const float* comb, int64_t D, bf16* Y) {
+    vf own[N], other[N][N];
+    for (int k = 0; k < N; k++) {
+        own[k] = splat(post[k]);
+        for (int j = 0; j < N; j++) other[j][k] = splat(comb[j * N + k]);
+    }
     for (int64_t d = 0; d < D; d += LANES) {
+        // The next token's lines: so many rows at once are more than processors foresee.
+        if (d % (2 * LANES) == 0) {
+            for (int64_t i = 0; i < count; i++) __builtin_prefetch(rows + (count + i) * D + d);
+            for (int j = 0; j < N; j++) __builtin_prefetch(X + (N + j) * D + d, 1);
+        }
         vf x[N], o = load_some(rows + d, D - d);
         if (count > 1) {
             o = vf{} + o;
@@ -161,8 +185,8 @@ FATHOM_INLINE void expand_fixed(const bf16* X, const bf16* rows, int64_t count, 
         }
         for (int j = 0; j < N; j++) x[j] = load_some(X + j * D + d, D - d);
         for (int k = 0; k < N; k++) {
-            vf y = o * post[k];
-            for (int j = 0; j < N; j++) y = fma(x[j], splat(comb[j * N + k]), y);
+            vf y = o * own[k];
+            for (int j = 0; j < N; j++) y = fma(x[j], other[j][k], y);
             store_some(Y + k * D + d, y, D - d);
         }
     }

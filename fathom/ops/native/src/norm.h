@@ -53,10 +53,11 @@ FATHOM_INLINE void round_row(float* v, int64_t D) {
 
 // y may be x.
 FATHOM_INLINE void norm_row(const bf16* x, int64_t D, const bf16* weight, float eps, bf16* y) {
-    float* v = (float*)fathom_scratch(THREAD, D * sizeof(float));
-    widen_row(v, x, D);
-    scale_row(v, inverse_rms(v, D, eps), weight, D);
-    narrow_row(y, v, D);
+    float factor = inverse_rms(x, D, eps);
+    for (int64_t d = 0; d < D; d += LANES) {
+        vf v = load_some(x + d, D - d) * factor;
+        store_some(y + d, weight ? v * load_some(weight + d, D - d) : v, D - d);
+    }
 }
 
 static void rms_norm(const bf16* x, int64_t rows, int64_t D, const bf16* weight, float eps, bf16* y) {
@@ -71,11 +72,17 @@ static void norm_rope(const bf16* x, int64_t T, int64_t H, int64_t C, const bf16
     for (int64_t t = 0; t < T; t++) {
         float* v = (float*)fathom_scratch(THREAD, C * sizeof(float));
         for (int64_t row = t * H; row < (t + 1) * H; row++) {
-            widen_row(v, x + row * C, C);
-            if (eps >= 0) scale_row(v, inverse_rms(v, C, eps), weight, C);
-            if (twice) round_row(v, C);
+            const bf16* from = x + row * C;
+            bf16* to = y + row * C;
+            float factor = eps >= 0 ? inverse_rms(from, C, eps) : 1.f;
+            for (int64_t c = 0; c < C; c += LANES) {  // what isn't turned goes where it belongs at once
+                vf value = load_some(from + c, C - c) * factor;
+                if (weight) value = value * load_some(weight + c, C - c);
+                if (c + LANES <= C - R) store_bf(to + c, value);
+                else store_some(v + c, twice ? widen(narrow(value)) : value, C - c);
+            }
             rotate(v + C - R, cos + t * (R / 2), sin + t * (R / 2), R);
-            narrow_row(y + row * C, v, C);
+            for (int64_t c = (C - R) / LANES * LANES; c < C; c += LANES) store_some(to + c, load_some(v + c, C - c), C - c);
         }
     }
 }

@@ -194,21 +194,32 @@ FATHOM_INLINE void multiply_rows(const input* x, const bf16* b, int64_t size, in
 }
 #endif
 
+#if defined(FATHOM_TILES)
+template <int P, class Store>
+FATHOM_INLINE void tile_rows(const input* a, int rows, const bf16* b, int64_t size, int64_t K2, int64_t panel, Store&& store) {
+    alignas(64) float c[ROWS * 2 * LANES];  // rows of two panels, or half as many of four
+    constexpr int64_t STRIDE = P == 4 ? 4 * LANES : 2 * LANES;
+    for (int r = 0; r < rows; r++) store.expect(r, panel);
+    tile_block(tiled_rows(a, 2 * K2), rows, b, size, K2 / 16, P, c, STRIDE);
+    for (int r = 0; r < rows; r++) {
+        vf v[P];
+        for (int i = 0; i < P; i++) v[i] = load(c + r * STRIDE + i * LANES);
+        store(r, panel, v, P);
+    }
+}
+#endif
+
 // `count` panels (at most at_once(rows)) of bf16 weights by one block of prepared rows.
 template <class Store>
 static inline void block(const input* a, int rows, const bf16* b, int64_t columns, int64_t panel, int count, Store&& store) {
     int64_t K2 = padded(columns) / 2, size = panel_size(columns);
 #if defined(FATHOM_TILES)
-    alignas(64) float c[ROWS * 2 * LANES];  // rows of two panels, or half as many of four
     for (int p = 0, some; p < count; p += some) {
         some = rows <= TILE_ROWS && count - p >= 4 ? 4 : count - p > 1 ? 2 : 1;
-        int64_t stride = some == 4 ? 4 * LANES : 2 * LANES;
-        tile_block(tiled_rows(a, 2 * K2), rows, b + p * size, size, K2 / 16, some, c, stride);
-        for (int r = 0; r < rows; r++) {
-            vf v[4];
-            for (int i = 0; i < some; i++) v[i] = load(c + r * stride + i * LANES);
-            store(r, panel + p, v, some);
-        }
+        const bf16* from = b + p * size;
+        if (some == 4) tile_rows<4>(a, rows, from, size, K2, panel + p, store);
+        else if (some == 2) tile_rows<2>(a, rows, from, size, K2, panel + p, store);
+        else tile_rows<1>(a, rows, from, size, K2, panel + p, store);
     }
 #else
     switch (rows) {
@@ -220,13 +231,38 @@ static inline void block(const input* a, int rows, const bf16* b, int64_t column
 #endif
 }
 
+// Where results go: put(row, first panel, values, count), and before they are worked out ask(row, first panel), which may fetch the memory.
+struct Nothing {
+    FATHOM_METHOD void operator()(int, int64_t) const {}
+};
+template <class Put, class Ask = Nothing>
+struct Outputs {
+    Put put;
+    Ask ask = {};
+    FATHOM_METHOD void operator()(int r, int64_t panel, const vf* v, int n) const { put(r, panel, v, n); }
+    FATHOM_METHOD void expect(int r, int64_t panel) const { ask(r, panel); }
+};
+template <class Put>
+Outputs(Put) -> Outputs<Put>;
+template <class Put, class Ask>
+Outputs(Put, Ask) -> Outputs<Put, Ask>;
+
+// The same for rows that come after others.
+template <class Store>
+struct After {
+    const Store& store;
+    int rows;
+    FATHOM_METHOD void operator()(int r, int64_t panel, const vf* v, int n) const { store(rows + r, panel, v, n); }
+    FATHOM_METHOD void expect(int r, int64_t panel) const { store.expect(rows + r, panel); }
+};
+
 // Bytes of scratch that `panels` needs for weights of this format.
 FATHOM_INLINE int64_t unpack_bytes(const Weight& w) { return w.format == BF16 ? 0 : MAX_PANELS * panel_size(w.columns) * sizeof(bf16); }
 
 // Panels p0 … p1 of w by several blocks of prepared rows: block i has rows[i] rows at a + i·ROWS·K, the first is the fullest.
-// Results go out as store(row among all blocks, first panel, values, count). The caller has a Tiles.
+// Results go to an Outputs, by their row among all blocks. The caller has a Tiles.
 template <class Store>
-static inline void panels(const input* a, const int* rows, int blocks, const Weight& w, int64_t p0, int64_t p1, bf16* unpacked, Store&& store) {
+static inline void panels(const input* a, const int* rows, int blocks, const Weight& w, int64_t p0, int64_t p1, bf16* unpacked, const Store& store) {
     int64_t size = panel_size(w.columns), K = padded(w.columns);
     int most = blocks ? at_once(rows[0]) : 1;
 #if defined(FATHOM_TILES)
@@ -250,7 +286,7 @@ static inline void panels(const input* a, const int* rows, int blocks, const Wei
             if (take > count) take = count;
             for (int j = 0; j < count; j += take)
                 block(a + i * ROWS * K, rows[i], b + j * size, w.columns, p + j, (int)smaller(take, count - j),
-                      [&](int r, int64_t panel, const vf* v, int n) __attribute__((always_inline)) { store(i * ROWS + r, panel, v, n); });
+                      After<Store>{store, i * ROWS});
         }
     }
 }

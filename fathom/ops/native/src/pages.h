@@ -7,7 +7,8 @@ namespace FATHOM_ISA {
 
 static inline int64_t pool_row(const Pages& pages, int64_t run, int64_t entry) {
     if (!pages.table) return pages.base[run] + entry;
-    return (int64_t)pages.table[run * pages.width + entry / pages.per_block] * pages.per_block + entry % pages.per_block;
+    uint32_t number = (uint32_t)entry, size = (uint32_t)pages.per_block;  // dividing 64 bits is slow on many processors
+    return (int64_t)pages.table[run * pages.width + number / size] * size + number % size;
 }
 
 }  // namespace FATHOM_ISA

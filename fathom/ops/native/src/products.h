@@ -22,16 +22,15 @@ FATHOM_INLINE bool folded([[maybe_unused]] int64_t C) {
 
 // Packs `n` vectors (at most 16) of C values at x + i·stride into [padded(C)/2][16][2]; missing ones are zero.
 static inline void pack_lanes(bf16* out, const bf16* x, int64_t stride, int64_t n, int64_t C) {
-    uint32_t* o = (uint32_t*)out;
-    int64_t K2 = padded(C) / 2;
-    for (int64_t i = 0; i < LANES; i++) {
-        if (i >= n) {
-            for (int64_t c = 0; c < K2; c++) o[c * LANES + i] = 0;
-            continue;
+    for (int64_t c = 0; c < padded(C); c += 2 * LANES) {
+        vu pairs[LANES];
+        for (int64_t i = 0; i < LANES; i++) {
+            pairs[i] = vu{};
+            if (i < n && c + 2 * LANES <= C) pairs[i] = load_u(x + i * stride + c);
+            else if (i < n && c < C) memcpy(&pairs[i], x + i * stride + c, (C - c) * sizeof(bf16));
         }
-        const bf16* v = x + i * stride;
-        for (int64_t c = 0; c < C / 2; c++) memcpy(o + c * LANES + i, v + 2 * c, 4);
-        for (int64_t c = C / 2; c < K2; c++) o[c * LANES + i] = 0;
+        transpose(pairs);
+        for (int64_t i = 0; i < LANES; i++) store_u(out + (c + 2 * i) * LANES, pairs[i]);
     }
 }
 
@@ -131,12 +130,32 @@ FATHOM_INLINE void put_weights(input* weights, int key, vu* pairs) {
     }
 }
 
+// The same for eight lanes: those of pair i and of pair i + 8 side by side.
+FATHOM_INLINE void put_half_weights(input* weights, int key, vu* pairs) {
+#if defined(FATHOM_TILES)
+    transpose<8>(pairs);
+    for (int i = 0; i < 8; i++) store_u(weights + (key + 2 * i) * LANES, pairs[i]);
+#else
+    for (int i = 0; i < 8; i++)
+        for (int half = 0; half < 2; half++) {
+            input* to = weights + (key + 2 * (i + 8 * half)) * LANES;
+            if constexpr (PAIRED) memcpy(to, (const char*)&pairs[i] + 32 * half, 32);
+            else {
+                vf low = (vf)(pairs[i] << 16), high = (vf)(pairs[i] & 0xffff0000u);
+                memcpy(to, (const char*)&low + 32 * half, 32), memcpy((float*)to + LANES, (const char*)&high + 32 * half, 32);
+            }
+        }
+#endif
+}
+
 // out [16][ceil(C / 16)·16] = weights · values, for n keys, a multiple of 32. `lanes` of the 16 matter. The caller has a Tiles.
 static inline void weigh(const input* weights, [[maybe_unused]] int lanes, const bf16* values, int n, int64_t C, float* out) {
     int64_t count = ceil_div(C, LANES), size = (int64_t)n * LANES, wide = count * LANES;
 #if defined(FATHOM_TILES)
-    for (int64_t p = 0; p < count; p += 2)
-        tile_block(tiled_rows(weights, n), TILE_ROWS, values + p * size, size, n / 32, (int)smaller(2, count - p), out + p * LANES, wide);
+    for (int64_t p = 0, some; p < count; p += some) {
+        some = count - p >= 4 ? 4 : smaller(2, count - p);
+        tile_block(tiled_rows(weights, n), TILE_ROWS, values + p * size, size, n / 32, (int)some, out + p * LANES, wide);
+    }
 #else
     constexpr int R = WIDE ? 8 : NATIVE > 4 ? 4 : 2;
     for (int l = 0; l < lanes; l += R) {

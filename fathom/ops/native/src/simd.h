@@ -39,6 +39,7 @@ typedef uint32_t un __attribute__((vector_size(4 * NATIVE)));
 typedef uint16_t hn __attribute__((vector_size(2 * NATIVE)));
 
 #define FATHOM_INLINE static inline __attribute__((always_inline))
+#define FATHOM_METHOD inline __attribute__((always_inline))
 
 FATHOM_INLINE vf splat(float x) { return vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 FATHOM_INLINE vi splat_i(int32_t x) { return vi{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
@@ -104,7 +105,7 @@ FATHOM_INLINE float max(float a, float b) { return a > b ? a : b; }
 
 FATHOM_INLINE vf widen(vh h) {
 #if defined(__AVX512F__)
-    return (vf)(__builtin_convertvector(h, vu) << 16);
+    return (vf)((vu)_mm512_cvtepu16_epi32((__m256i)h) << 16);  // the compiler's own conversion goes by halves
 #else
     hn from[PIECES];
     vn to[PIECES];
@@ -137,6 +138,30 @@ FATHOM_INLINE vh narrow(vf x) {
 #endif
 }
 FATHOM_INLINE void store_bf(bf16* p, vf x) { vh h = narrow(x); memcpy(p, &h, sizeof h); }
+FATHOM_INLINE void store_bf(bf16* p, vf x, vf y) {  // side by side
+#if defined(__AVX512BF16__)
+    __m512bh h = _mm512_cvtne2ps_pbh((__m512)y, (__m512)x);
+    memcpy(p, &h, sizeof h);
+#else
+    store_bf(p, x), store_bf(p + LANES, y);
+#endif
+}
+
+// x in the low halves of lanes, y in the high ones.
+FATHOM_INLINE vu narrow_pairs(vf x, vf y) {
+#if defined(__AVX512BF16__)
+    const vu lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return (vu)_mm512_permutexvar_epi16((__m512i)(lane | (lane + LANES) << 16), (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
+#else
+    vn low[PIECES], high[PIECES];
+    un pairs[PIECES];
+    memcpy(low, &x, sizeof x), memcpy(high, &y, sizeof y);
+    for (int p = 0; p < PIECES; p++) pairs[p] = rounded(low[p]) | rounded(high[p]) << 16;
+    vu v;
+    memcpy(&v, pairs, sizeof v);
+    return v;
+#endif
+}
 FATHOM_INLINE bf16 narrow(float x) { bf16 out[LANES]; store_bf(out, splat(x)); return out[0]; }
 
 // a·b + c, rounded once where the machine can: one spelling, so that a sum has the same bits wherever it is written.
@@ -243,17 +268,51 @@ FATHOM_INLINE void store_some(bf16* p, vf v, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = h[i];
 }
 
+// The same for vectors side by side.
+template <class Value>
+FATHOM_INLINE void store_some(Value* p, const vf* v, int count, int64_t n) {
+    for (int i = 0; i < count; i++) store_some(p + i * LANES, v[i], n - i * LANES);
+}
+FATHOM_INLINE void store_some(bf16* p, const vf* v, int count, int64_t n) {
+    int i = 0;
+    if (n >= count * LANES)
+        for (; i + 2 <= count; i += 2) store_bf(p + i * LANES, v[i], v[i + 1]);
+    for (; i < count; i++) store_some(p + i * LANES, v[i], n - i * LANES);
+}
+
+// Eight lanes beside eight others.
+FATHOM_INLINE vf beside(const float* a, const float* b) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
+#else
+    float both[LANES];
+    memcpy(both, a, 32), memcpy(both + 8, b, 32);
+    return load(both);
+#endif
+}
+FATHOM_INLINE vf halves_swapped(vf v) {
+    const vi other = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
+    return __builtin_shuffle(v, other);
+}
+
 FATHOM_INLINE void widen_row(float* v, const bf16* x, int64_t D) {
     for (int64_t d = 0; d < D; d += LANES) store_some(v + d, load_some(x + d, D - d), D - d);
 }
 
-// Always the same tree, whatever the instruction set.
+// Always the same tree, whatever the instruction set: lane i and lane i + 8, then i + 4, i + 2, i + 1.
 FATHOM_INLINE float sum(vf v) {
+#if defined(__AVX512F__)
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float x[LANES];
     store(x, v);
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) x[i] += x[i + half];
     return x[0];
+#endif
 }
 
 // e^x within two units in the last place; 0 below -87, so that a masked logit weighs exactly nothing.
@@ -289,6 +348,37 @@ FATHOM_INLINE vf exp(vf x) {
 #endif
 }
 FATHOM_INLINE float exp(float x) { return exp(splat(x))[0]; }
+
+// 2^x within two units in the last place, for x below 128; 0 below -126, so that a masked logit weighs exactly nothing. Half of exp's work.
+FATHOM_INLINE vn exp2_piece(vn x) {
+    auto all = [](float v) __attribute__((always_inline)) { return vn{} + v; };
+#if defined(__AVX512F__)
+    vn f = (vn)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // 0 of an infinite x
+#else
+    vn n = max(x, all(-126.f)) + 12582912.f;  // the magic number leaves the rounded exponent in the low bits
+    in exponent = (in)n - 0x4B400000;
+    vn f = max(x, all(-126.f)) - (n - 12582912.f);
+#endif
+    vn p = all(1.3264727313e-3f);
+    p = fma(p, f, all(9.6715129912e-3f));
+    p = fma(p, f, all(5.5507335812e-2f));
+    p = fma(p, f, all(2.4022242427e-1f));
+    p = fma(p, f, all(6.9314700365e-1f));
+    p = fma(p, f, all(1.f));
+#if defined(__AVX512F__)
+    return (vn)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.f), _CMP_NLT_UQ), (__m512)p, (__m512)(x - f));
+#else
+    return x < -126.f ? vn{} : p * (vn)((exponent + 127) << 23);
+#endif
+}
+FATHOM_INLINE vf exp2(vf x) {
+#if defined(__AVX512F__)
+    return exp2_piece(x);
+#else
+    return each(x, [](vn piece) __attribute__((always_inline)) { return exp2_piece(piece); });
+#endif
+}
+constexpr float LOG2_E = 1.44269504088896341f;
 
 // 1 / x within two units in the last place, for positive x that are neither tiny nor huge.
 FATHOM_INLINE vf reciprocal(vf x) {
@@ -335,27 +425,28 @@ FATHOM_INLINE float highest(vf v) {
 #endif
 }
 
-FATHOM_INLINE vf sigmoid(vf x) { return reciprocal(1.f + exp(-x)); }
+FATHOM_INLINE vf sigmoid(vf x) { return reciprocal(1.f + exp2(min(x * -LOG2_E, splat(126.f)))); }
 
-// Sixteen rows of sixteen lanes, rows to columns.
+// Sixteen rows of sixteen lanes, rows to columns; or N rows: each N of their lanes by itself.
+template <int N = LANES>
 FATHOM_INLINE void transpose(vu* m) {
 #if defined(__AVX512F__)
     const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #pragma GCC unroll 4
-    for (int d = LANES / 2; d; d /= 2) {  // blocks of d by d change places
+    for (int d = N / 2; d; d /= 2) {  // blocks of d by d change places
         vi low = (lane & d) != 0 ? lane - d + LANES : lane, high = (lane & d) != 0 ? lane + LANES : lane + d;
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++)
+        for (int i = 0; i < N; i++)
             if (!(i & d)) {
                 vu a = m[i], b = m[i + d];
                 m[i] = __builtin_shuffle(a, b, (vu)low), m[i + d] = __builtin_shuffle(a, b, (vu)high);
             }
     }
 #else
-    uint32_t from[LANES][LANES];
+    uint32_t from[N][LANES];
     memcpy(from, m, sizeof from);
-    for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < LANES; j++) m[i][j] = from[j][i];
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < LANES; j++) m[j % N][j / N * N + i] = from[i][j];
 #endif
 }
 
