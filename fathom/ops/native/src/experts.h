@@ -17,6 +17,8 @@
 namespace fathom {
 namespace FATHOM_ISA {
 
+constexpr int64_t FAR = 4 << 20;  // bytes
+
 // Panels of w1 and w3 alternate: two neighbouring vectors are gate and up of the same 16 values. rounded: to bf16 before anything else.
 FATHOM_INLINE void swiglu(bf16* h, int64_t I, int64_t panel, const vf* v, int n, float limit, float weight, bool rounded) {
     for (int i = 0; i + 1 < n; i += 2) {
@@ -71,7 +73,8 @@ struct Experts {
     float limit;
     bool official;  // activations are rounded to E4M3 before either product, gate and up to bf16
     Places places;
-    bf16* y;  // [T, K + 1, D]
+    bf16* y;   // [T, K + 1, D]
+    bool far;  // y is too large to be still in a cache when it is added up, and its rows are whole lines
 
     float weight(int64_t row) const { return places.slot[row] == K ? 1.f : weights[places.token[row] * K + places.slot[row]]; }
 
@@ -102,9 +105,11 @@ struct Experts {
         auto place = [&](int row, int64_t panel) { return y + (places.token[a + row] * (K + 1) + places.slot[a + row]) * D + panel * LANES; };
         panels(prepared, b.rows, b.count, down[expert], p0, p1, unpacked,
                Outputs{[&](int row, int64_t panel, const vf* v, int n) __attribute__((always_inline)) {
-                           store_some(place(row, panel), v, n, D - panel * LANES);
+                           if (far && n == 2) stream_bf(place(row, panel), v[0], v[1]);
+                           else store_some(place(row, panel), v, n, D - panel * LANES);
                        },
-                       [&](int row, int64_t panel) __attribute__((always_inline)) { __builtin_prefetch(place(row, panel), 1); }});
+                       [&](int row, int64_t panel) __attribute__((always_inline)) { if (!far) __builtin_prefetch(place(row, panel), 1); }});
+        if (far) streamed();
     }
 
     int64_t prepared_size() const { return (GROUP * ROWS + 1) * larger(padded(D), padded(I)); }
@@ -171,7 +176,8 @@ static void experts(const bf16* x, int64_t T, int64_t D, int64_t I, const float*
         quantise(x, T, D, rounded);
         x = rounded;
     }
-    Experts job{x, T, D, I, K, E, weights, gate_up, down, limit, official, {}, rows};
+    bool far = T * (K + 1) * D * (int64_t)sizeof(bf16) > FAR && D % (2 * LANES) == 0 && (uintptr_t)rows % 64 == 0;
+    Experts job{x, T, D, I, K, E, weights, gate_up, down, limit, official, {}, rows, far};
     job.places = {numbers, numbers + E + 2, numbers + E + 2 + most};
     arrange(chosen, T, K, E, active, job.places);
     int threads = omp_get_max_threads();
@@ -182,11 +188,11 @@ static void experts(const bf16* x, int64_t T, int64_t D, int64_t I, const float*
 static void experts_sum(const bf16* rows, int64_t T, int64_t count, int64_t D, bf16* y) {
 #pragma omp parallel for schedule(static) if (T * D * count > 1 << 15)
     for (int64_t t = 0; t < T; t++)
-        for (int64_t d = 0; d < D; d += LANES) {
+        by_lanes(D, [&](int64_t d, int64_t n) __attribute__((always_inline)) {
             vf total = vf{};
-            for (int64_t k = 0; k < count; k++) total += load_some(rows + (t * count + k) * D + d, D - d);
-            store_some(y + t * D + d, total, D - d);
-        }
+            for (int64_t k = 0; k < count; k++) total += load_some(rows + (t * count + k) * D + d, n);
+            store_some(y + t * D + d, total, n);
+        });
 }
 
 }  // namespace FATHOM_ISA

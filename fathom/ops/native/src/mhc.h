@@ -112,11 +112,11 @@ struct Mix {
             const bf16* from = X + (t0 + i) * S * D;
             vf weight[S];
             for (int j = 0; j < S; j++) weight[j] = splat(weights[j * TILE + i]);
-            for (int64_t d = 0; d < D; d += LANES) {
+            by_lanes(D, [&](int64_t d, int64_t n) __attribute__((always_inline)) {
                 vf total = vf{};
-                for (int j = 0; j < S; j++) total = fma(weight[j], load_some(from + j * D + d, D - d), total);
-                store_some(h + (t0 + i) * D + d, total, D - d);
-            }
+                for (int j = 0; j < S; j++) total = fma(weight[j], load_some(from + j * D + d, n), total);
+                store_some(h + (t0 + i) * D + d, total, n);
+            });
         }
     }
 
@@ -171,25 +171,24 @@ FATHOM_INLINE void expand_fixed(const bf16* X, const bf16* rows, int64_t count, 
         own[k] = splat(post[k]);
         for (int j = 0; j < N; j++) other[j][k] = splat(comb[j * N + k]);
     }
-    for (int64_t d = 0; d < D; d += LANES) {
-        // The next token's lines: so many rows at once are more than processors foresee.
-        if (d % (2 * LANES) == 0) {
+    by_lanes(D, [&](int64_t d, int64_t n) __attribute__((always_inline)) {
+        if (d % (2 * LANES) == 0) {  // the next token's lines: so many rows at once are more than processors foresee
             for (int64_t i = 0; i < count; i++) __builtin_prefetch(rows + (count + i) * D + d);
             for (int j = 0; j < N; j++) __builtin_prefetch(X + (N + j) * D + d, 1);
         }
-        vf x[N], o = load_some(rows + d, D - d);
+        vf x[N], o = load_some(rows + d, n);
         if (count > 1) {
             o = vf{} + o;
-            for (int64_t i = 1; i < count; i++) o += load_some(rows + i * D + d, D - d);
+            for (int64_t i = 1; i < count; i++) o += load_some(rows + i * D + d, n);
             o = widen(narrow(o));
         }
-        for (int j = 0; j < N; j++) x[j] = load_some(X + j * D + d, D - d);
+        for (int j = 0; j < N; j++) x[j] = load_some(X + j * D + d, n);
         for (int k = 0; k < N; k++) {
             vf y = o * own[k];
             for (int j = 0; j < N; j++) y = fma(x[j], other[j][k], y);
-            store_some(Y + k * D + d, y, D - d);
+            store_some(Y + k * D + d, y, n);
         }
-    }
+    });
 }
 
 static inline void expand(const bf16* X, const bf16* rows, int64_t count, const float* post, const float* comb, int64_t N, int64_t D, bf16* Y) {

@@ -140,10 +140,25 @@ FATHOM_INLINE vh narrow(vf x) {
 FATHOM_INLINE void store_bf(bf16* p, vf x) { vh h = narrow(x); memcpy(p, &h, sizeof h); }
 FATHOM_INLINE void store_bf(bf16* p, vf x, vf y) {  // side by side
 #if defined(__AVX512BF16__)
-    __m512bh h = _mm512_cvtne2ps_pbh((__m512)y, (__m512)x);
-    memcpy(p, &h, sizeof h);
+    store_u(p, (vu)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
 #else
     store_bf(p, x), store_bf(p + LANES, y);
+#endif
+}
+
+// The same past the caches, for memory that isn't read again soon; p is a multiple of 64 bytes. Until `streamed`, others may not see it.
+FATHOM_INLINE void stream_bf(bf16* p, vf x, vf y) {
+#if defined(__AVX512BF16__)
+    _mm512_stream_si512((__m512i*)p, (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
+#elif defined(__AVX512F__)
+    _mm512_stream_si512((__m512i*)p, _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)narrow(x)), (__m256i)narrow(y), 1));
+#else
+    store_bf(p, x, y);
+#endif
+}
+FATHOM_INLINE void streamed() {
+#if defined(__AVX512F__)
+    _mm_sfence();
 #endif
 }
 
@@ -295,8 +310,16 @@ FATHOM_INLINE vf halves_swapped(vf v) {
     return __builtin_shuffle(v, other);
 }
 
+// f(d, n) for every vector d … d + n of a row, n = LANES but for the last: a constant that load_some and store_some go by.
+template <class F>
+FATHOM_INLINE void by_lanes(int64_t length, F&& f, int64_t from = 0) {
+    int64_t d = from;
+    for (; d + LANES <= length; d += LANES) f(d, LANES);
+    if (d < length) f(d, length - d);
+}
+
 FATHOM_INLINE void widen_row(float* v, const bf16* x, int64_t D) {
-    for (int64_t d = 0; d < D; d += LANES) store_some(v + d, load_some(x + d, D - d), D - d);
+    by_lanes(D, [&](int64_t d, int64_t n) __attribute__((always_inline)) { store_some(v + d, load_some(x + d, n), n); });
 }
 
 // Always the same tree, whatever the instruction set: lane i and lane i + 8, then i + 4, i + 2, i + 1.
