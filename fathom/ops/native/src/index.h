@@ -130,10 +130,12 @@ struct Index {
 
     // Keys e … e + n of a run: in place, or decoded into [KEYS][C].
     void point(const bf16** rows, int64_t run, int64_t e, int n, bf16* decoded) const {
-        for (int i = 0; i < n; i++) {
+        for (int i = 0; i < n;) {
             int64_t row = pool_row(pages, run, e + i);
-            rows[i] = coded ? decoded + i * C : (const bf16*)pool + row * C;
-            if (coded) decode_key(decoded + i * C, (const uint8_t*)pool + row * key_bytes(C), C);
+            for (int end = i + (int)rows_ahead(pages, e + i, n - i); i < end; i++, row++) {
+                rows[i] = coded ? decoded + i * C : (const bf16*)pool + row * C;
+                if (coded) decode_key(decoded + i * C, (const uint8_t*)pool + row * key_bytes(C), C);
+            }
         }
     }
 
@@ -148,6 +150,28 @@ struct Index {
         for (int i = 0; i < COUNT; i++) score[i] = coded ? widen(narrow(sums[i])) : sums[i];
     }
 
+    // Entries e … e + KEYS, as far as there are so many, by the scores that 16 queries give them, of which each sees those below its limit.
+    void choose(vf* score, int64_t e, int64_t most, vi limit, vf& bar, Candidates* c) const {
+        for (int a = 0; a < KEYS && e + a < most; a += LANES) {
+            vf best = splat(-__builtin_inff());
+            bool whole = e + a + LANES <= limit[0];
+            for (int i = a; i < a + LANES; i++) {
+                if (!whole) score[i] = splat_i((int32_t)(e + i)) < limit ? score[i] : splat(-__builtin_inff());
+                best = max(score[i], best);  // a NaN is never the best
+            }
+            uint32_t better = greater(best, bar);
+            if (!better) continue;
+            vu block[LANES];  // by entry, a query a lane; then by query, an entry a lane
+            for (int i = 0; i < LANES; i++) block[i] = (vu)score[a + i];
+            transpose(block);
+            for (; better; better &= better - 1) {
+                int i = __builtin_ctz(better);
+                offer(c[i], (vf)block[i], e + a, 0xffff, k);
+                bar[i] = c[i].bar;
+            }
+        }
+    }
+
     void together(int64_t run, int64_t t0, int64_t count) const {  // up to 16 queries of one run
         int64_t position = runs[run].start + t0 - runs[run].first, most = (position + count) / ratio, room = capacity();
         if (most <= k) {
@@ -155,9 +179,9 @@ struct Index {
             return;
         }
         int64_t size = panel_size(C);
-        char* at = (char*)fathom_scratch(THREAD, J * size * 2 + J * 64 + KEYS * J * 64 + LANES * (room + LANES) * 8 + KEYS * C * 2);
+        char* at = (char*)fathom_scratch(THREAD, J * size * 2 + J * 64 + 2 * KEYS * J * 64 + LANES * (room + LANES) * 8 + KEYS * C * 2);
         bf16* packs = (bf16*)at;
-        float *weight = (float*)(at + J * size * 2), *product = weight + J * LANES, *scores = product + KEYS * J * LANES;
+        float *weight = (float*)(at + J * size * 2), *product[2] = {weight + J * LANES, weight + (1 + KEYS) * J * LANES}, *scores = weight + (1 + 2 * KEYS) * J * LANES;
         int32_t* entries = (int32_t*)(scores + LANES * (room + LANES));
         bf16* decoded = (bf16*)(entries + LANES * (room + LANES));
         Candidates c[LANES];
@@ -171,31 +195,24 @@ struct Index {
             c[i] = {scores + i * (room + LANES), entries + i * (room + LANES), 0, room, -__builtin_inff()};
             limit[i] = (int32_t)((position + i + 1) / ratio), bar[i] = c[i].bar;
         }
+        // While the products of some keys are made, those of the keys before them become scores.
+        constexpr int AT_ONCE = NATIVE == LANES ? 8 : 1;
         const bf16* rows[KEYS];
-        for (int64_t e = 0; e < most; e += KEYS) {
-            int n = (int)smaller(KEYS, most - e);
-            point(rows, run, e, n, decoded);
-            products(rows, n, packs, J, C, product);
-            for (int a = 0; a < n; a += LANES) {
-                vf score[LANES], best = splat(-__builtin_inff());
-                bool whole = a + LANES <= n && e + a + LANES <= limit[0];
-                constexpr int AT_ONCE = NATIVE == LANES ? 8 : 1;
-                for (int i = 0; i < LANES; i += AT_ONCE) weighted<AT_ONCE>(product + (a + i) * J * LANES, weight, score + i);
-                for (int i = 0; i < LANES; i++) {
-                    if (!whole) score[i] = a + i < n ? (splat_i((int32_t)(e + a + i)) < limit ? score[i] : splat(-__builtin_inff())) : splat(-__builtin_inff());
-                    best = max(score[i], best);  // a NaN is never the best
-                }
-                uint32_t better = greater(best, bar);
-                if (!better) continue;
-                vu block[LANES];  // by entry, a query a lane; then by query, an entry a lane
-                for (int i = 0; i < LANES; i++) block[i] = (vu)score[i];
-                transpose(block);
-                for (; better; better &= better - 1) {
-                    int i = __builtin_ctz(better);
-                    offer(c[i], (vf)block[i], e + a, 0xffff, k);
-                    bar[i] = c[i].bar;
-                }
+        vf score[KEYS];
+        int scored = KEYS;  // of the keys before
+        for (int64_t e = 0, turn = 0; e < most + KEYS; e += KEYS, turn ^= 1) {
+            const float* before = product[turn ^ 1];
+            auto weigh_some = [&]() __attribute__((always_inline)) {
+                if (scored < KEYS) weighted<AT_ONCE>(before + scored * J * LANES, weight, score + scored), scored += AT_ONCE;
+            };
+            if (e < most) {
+                int n = (int)smaller(KEYS, most - e);
+                point(rows, run, e, n, decoded);
+                products(rows, n, packs, J, C, product[turn], weigh_some);
             }
+            while (scored < KEYS) weigh_some();
+            scored = 0;
+            if (e) choose(score, e - KEYS, most, limit, bar, c);
         }
         for (int64_t i = 0; i < count; i++) {
             cut_back(c[i], k);

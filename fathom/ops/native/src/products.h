@@ -51,8 +51,9 @@ struct Rows {  // inputs that lie anywhere
 #endif
 
 // out [n][groups·16] = rows · packs; n at most PIECE, C even. rows[n … ceil(n / 8)·8) may be anything readable, and out has room for a
-// multiple of 32 rows. The caller has a Tiles.
-static inline void products(const bf16* const* rows, int n, const bf16* packs, int64_t groups, int64_t C, float* out) {
+// multiple of 32 rows. meanwhile() may be called now and then, for other work while the tiles are busy. The caller has a Tiles.
+template <class Meanwhile>
+FATHOM_INLINE void products(const bf16* const* rows, int n, const bf16* packs, int64_t groups, int64_t C, float* out, [[maybe_unused]] Meanwhile&& meanwhile) {
     int64_t size = panel_size(C), wide = groups * LANES;
 #if defined(FATHOM_TILES)
     int64_t K = padded(C);
@@ -63,8 +64,10 @@ static inline void products(const bf16* const* rows, int n, const bf16* packs, i
         if (count == ROWS && K == C && in_a_row(rows + r0, C)) a = plain_rows(rows[r0], K);
         else
             for (int r = 0; r < count; r++) prepare_row(keys, r, count, rows[r0 + r], C);
-        for (int64_t g = 0; g < groups; g += 2)
+        for (int64_t g = 0; g < groups; g += 2) {
             tile_block(a, count, packs + g * size, size, K / 32, (int)smaller(2, groups - g), out + r0 * wide + g * LANES, wide);
+            meanwhile();
+        }
     }
 #else
     constexpr int BLOCK = WIDE ? 8 : NATIVE > 4 ? 4 : 2;
@@ -84,6 +87,10 @@ static inline void products(const bf16* const* rows, int n, const bf16* packs, i
         if (g < groups) multiply<BLOCK, 1>(a, packs + g * size, size, C / 2, g, put);
     }
 #endif
+}
+
+static inline void products(const bf16* const* rows, int n, const bf16* packs, int64_t groups, int64_t C, float* out) {
+    products(rows, n, packs, groups, C, out, []() __attribute__((always_inline)) {});
 }
 
 // Rows as values: `n` rows (even) of C values to panels [ceil(C / 16)][n/2][16][2], K = n. Columns beyond C are zero. Where C is
