@@ -2,8 +2,8 @@
 //
 //     score(t, i) = Σ_j w_tj · ReLU(q_tj · k_i)
 //
-// A long run goes 16 queries at a time, a query a lane, one head after the other; a query on its own has its heads as lanes, and its
-// history is shared out among the threads. Both add up the same terms in the same order.
+// A long run goes 16 queries at a time, a query a lane, one head after the other, and some sixteens side by side; a query on its own has its
+// heads as lanes, and its history is shared out among the threads. Both add up the same terms in the same order.
 //
 // Scores live until the running selection has seen them: what beats the worst of the best k so far is kept in a list, and a full list
 // is cut back to the k best. Entries come in ascending order, so "beats" is strict and ties stay with the lower index; the lists keep
@@ -24,6 +24,7 @@ namespace FATHOM_ISA {
 
 constexpr int KEYS = 32;        // keys scored at once
 constexpr int SHARED_FROM = 4;  // runs of at least this many queries go 16 queries at a time
+constexpr int64_t SIDE = 4, STRETCH = 1024;  // so many sixteens share so many keys while those are near
 constexpr int64_t PART = 4096;  // entries of a part of a single query's history, at least
 
 struct Candidates {  // of one query; ascending entries
@@ -105,6 +106,15 @@ FATHOM_INLINE void offer(Candidates& c, vf scores, int64_t e, uint32_t there, in
     c.count += store_chosen(c.entry + c.count, (vu)(lane + (int32_t)e), better);
 }
 
+struct Sixteen {  // up to 16 queries of a run, a lane each
+    int64_t t0, count, most;  // `most` entries are seen by one of them
+    bf16* packs;
+    float* weight;  // [J][16]
+    Candidates c[LANES];
+    vi limit;  // entries that each sees
+    vf bar;
+};
+
 struct Index {
     const bf16* q;
     const float* w;
@@ -117,6 +127,7 @@ struct Index {
     const int64_t* base;
     int64_t ratio, k;
     int64_t* chosen;
+    int64_t side;  // sixteens of a unit of work, at most SIDE
 
     int64_t capacity() const { return ceil_div(larger(2 * k, k + 256), LANES) * LANES; }
 
@@ -172,52 +183,65 @@ struct Index {
         }
     }
 
-    void together(int64_t run, int64_t t0, int64_t count) const {  // up to 16 queries of one run
-        int64_t position = runs[run].start + t0 - runs[run].first, most = (position + count) / ratio, room = capacity();
-        if (most <= k) {
-            for (int64_t i = 0; i < count; i++) all(t0 + i, run, (position + i + 1) / ratio);
-            return;
-        }
-        int64_t size = panel_size(C);
-        char* at = (char*)fathom_scratch(THREAD, J * size * 2 + J * 64 + 2 * KEYS * J * 64 + LANES * (room + LANES) * 8 + KEYS * C * 2);
-        bf16* packs = (bf16*)at;
-        float *weight = (float*)(at + J * size * 2), *product[2] = {weight + J * LANES, weight + (1 + KEYS) * J * LANES}, *scores = weight + (1 + 2 * KEYS) * J * LANES;
-        int32_t* entries = (int32_t*)(scores + LANES * (room + LANES));
-        bf16* decoded = (bf16*)(entries + LANES * (room + LANES));
-        Candidates c[LANES];
-        vi limit = {};
-        vf bar = splat(__builtin_inff());
-        for (int64_t j = 0; j < J; j++) {
-            pack_lanes(packs + j * size, q + (t0 * J + j) * C, J * C, count, C);
-            for (int64_t i = 0; i < LANES; i++) weight[j * LANES + i] = i < count ? w[(t0 + i) * J + j] : 0;
-        }
-        for (int64_t i = 0; i < count; i++) {
-            c[i] = {scores + i * (room + LANES), entries + i * (room + LANES), 0, room, -__builtin_inff()};
-            limit[i] = (int32_t)((position + i + 1) / ratio), bar[i] = c[i].bar;
-        }
-        // While the products of some keys are made, those of the keys before them become scores.
+    // Entries e0 … e1, a multiple of KEYS and any number, for up to 16 queries. While the products of some keys are made, those of the keys
+    // before them become scores.
+    void stretch(Sixteen& s, int64_t run, int64_t e0, int64_t e1, float* const* product, bf16* decoded) const {
         constexpr int AT_ONCE = NATIVE == LANES ? 8 : 1;
         const bf16* rows[KEYS];
         vf score[KEYS];
         int scored = KEYS;  // of the keys before
-        for (int64_t e = 0, turn = 0; e < most + KEYS; e += KEYS, turn ^= 1) {
+        for (int64_t e = e0, turn = 0; e < e1 + KEYS; e += KEYS, turn ^= 1) {
             const float* before = product[turn ^ 1];
             auto weigh_some = [&]() __attribute__((always_inline)) {
-                if (scored < KEYS) weighted<AT_ONCE>(before + scored * J * LANES, weight, score + scored), scored += AT_ONCE;
+                if (scored < KEYS) weighted<AT_ONCE>(before + scored * J * LANES, s.weight, score + scored), scored += AT_ONCE;
             };
-            if (e < most) {
-                int n = (int)smaller(KEYS, most - e);
+            if (e < e1) {
+                int n = (int)smaller(KEYS, e1 - e);
                 point(rows, run, e, n, decoded);
-                products(rows, n, packs, J, C, product[turn], weigh_some);
+                products(rows, n, s.packs, J, C, product[turn], weigh_some);
             }
             while (scored < KEYS) weigh_some();
             scored = 0;
-            if (e) choose(score, e - KEYS, most, limit, bar, c);
+            if (e > e0) choose(score, e - KEYS, e1, s.limit, s.bar, s.c);
         }
-        for (int64_t i = 0; i < count; i++) {
-            cut_back(c[i], k);
-            write(t0 + i, run, c[i]);
+    }
+
+    // Queries of one run, at most `side`·16. Sixteens take turns with a stretch of keys, so that it comes from far away once for all of them.
+    void together(int64_t run, int64_t t0, int64_t count) const {
+        int64_t size = panel_size(C), room = capacity() + LANES, groups = 0, most = 0;
+        char* at = (char*)fathom_scratch(THREAD, side * (J * size * 2 + J * 64 + LANES * room * 8) + 2 * KEYS * J * 64 + KEYS * C * 2);
+        auto take = [&](int64_t bytes) { char* p = at; at += bytes; return p; };
+        float* product[2] = {(float*)take(KEYS * J * 64), (float*)take(KEYS * J * 64)};
+        Sixteen all_of_them[SIDE];
+        for (int64_t t = t0; t < t0 + count; t += LANES) {
+            int64_t some = smaller(LANES, t0 + count - t), position = runs[run].start + t - runs[run].first;
+            if ((position + some) / ratio <= k) {
+                for (int64_t i = 0; i < some; i++) all(t + i, run, (position + i + 1) / ratio);
+                continue;
+            }
+            Sixteen& s = all_of_them[groups++];
+            s.t0 = t, s.count = some, s.most = most = (position + some) / ratio, s.limit = vi{}, s.bar = splat(__builtin_inff());
+            s.packs = (bf16*)take(J * size * 2), s.weight = (float*)take(J * 64);
+            for (int64_t j = 0; j < J; j++) {
+                pack_lanes(s.packs + j * size, q + (t * J + j) * C, J * C, some, C);
+                for (int64_t i = 0; i < LANES; i++) s.weight[j * LANES + i] = i < some ? w[(t + i) * J + j] : 0;
+            }
+            float* scores = (float*)take(LANES * room * 4);
+            int32_t* entries = (int32_t*)take(LANES * room * 4);
+            for (int64_t i = 0; i < some; i++) {
+                s.c[i] = {scores + i * room, entries + i * room, 0, room - LANES, -__builtin_inff()};
+                s.limit[i] = (int32_t)((position + i + 1) / ratio), s.bar[i] = s.c[i].bar;
+            }
         }
+        bf16* decoded = (bf16*)take(KEYS * C * 2);
+        for (int64_t e = 0; e < most; e += STRETCH)
+            for (int64_t g = 0; g < groups; g++)
+                if (Sixteen& s = all_of_them[g]; e < s.most) stretch(s, run, e, smaller(s.most, e + STRETCH), product, decoded);
+        for (int64_t g = 0; g < groups; g++)
+            for (int64_t i = 0; i < all_of_them[g].count; i++) {
+                cut_back(all_of_them[g].c[i], k);
+                write(all_of_them[g].t0 + i, run, all_of_them[g].c[i]);
+            }
     }
 
     // Entries e0 … e1 of one query; `c` holds its k best of them afterwards.
@@ -253,13 +277,15 @@ struct Index {
 
 static void index_topk(const bf16* q, const float* w, int64_t J, int64_t C, const void* pool, bool coded, Pages pages, const Run* runs,
                        int64_t R, const int64_t* base, int64_t ratio, int64_t k, int64_t* chosen) {
-    Index index{q, w, J, C, pool, coded, pages, runs, R, base, ratio, k, chosen};
-    int64_t shared = 0, single = 0, longest = 0;
+    int64_t threads = omp_get_max_threads(), shared = 0, single = 0, longest = 0, tokens = 0;
+    for (int64_t r = 0; r < R; r++) tokens += runs[r].length;
+    int64_t side = larger(1, smaller(smaller(SIDE, tokens / (4 * LANES * threads)), (1 << 18) / (J * panel_size(C) * 2)));  // work for all, and packs stay near
+    Index index{q, w, J, C, pool, coded, pages, runs, R, base, ratio, k, chosen, side};
     for (int64_t r = 0; r < R; r++) {
-        if (runs[r].length >= SHARED_FROM) shared += ceil_div(runs[r].length, LANES);
+        if (runs[r].length >= SHARED_FROM) shared += ceil_div(runs[r].length, side * LANES);
         else single += runs[r].length, longest = larger(longest, (runs[r].start + runs[r].length) / ratio);
     }
-    int64_t parts = larger(1, smaller(omp_get_max_threads(), longest / PART)), room = index.capacity();
+    int64_t parts = larger(1, smaller(threads, longest / PART)), room = index.capacity();
     int64_t* units = (int64_t*)fathom_scratch(CALL, (shared + single) * 3 * sizeof(int64_t));  // (run, query, count)
     char* lists = (char*)fathom_scratch(CALL_TOO, single * parts * (sizeof(Candidates) + (room + LANES) * 8) + 64);
     Candidates* lone = (Candidates*)lists;
@@ -269,7 +295,7 @@ static void index_topk(const bf16* q, const float* w, int64_t J, int64_t C, cons
     for (int64_t r = 0; r < R; r++)
         for (int64_t a = 0; a < runs[r].length;) {
             bool together = runs[r].length >= SHARED_FROM;
-            int64_t *unit = units + 3 * (together ? s++ : o++), count = together ? smaller(LANES, runs[r].length - a) : 1;
+            int64_t *unit = units + 3 * (together ? s++ : o++), count = together ? smaller(side * LANES, runs[r].length - a) : 1;
             unit[0] = r, unit[1] = runs[r].first + a, unit[2] = count;
             a += count;
         }
