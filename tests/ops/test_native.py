@@ -68,7 +68,8 @@ def test_linear_grouped(k: Native, T: int, G: int, out: int, columns: int) -> No
     close(k.linear_grouped(x, p), reference.linear_grouped(x.float(), w.float()), scale=columns)
 
 
-MIXTURES = [(1, 32, 16, 4, 2), (1, 40, 24, 3, 3), (3, 64, 33, 8, 2), (12, 32, 16, 4, 1), (13, 48, 40, 5, 2), (150, 64, 32, 6, 3), (300, 33, 17, 4, 2)]
+MIXTURES = [(1, 32, 16, 4, 2), (1, 40, 24, 3, 3), (3, 64, 33, 8, 2), (12, 32, 16, 4, 1), (13, 48, 40, 5, 2), (150, 64, 32, 6, 3), (300, 33, 17, 4, 2),
+            (1400, 384, 32, 5, 3)]  # the last: more rows than caches keep
 
 
 def mixture(D: int, I: int, E: int, formats: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -308,7 +309,10 @@ def tables(runs: Runs, ratio: int, per_block: int, paged: bool) -> tuple[Places,
 PAST = [((1, 0),), ((1, 3),), ((90, 0),), ((1, 700),), ((1, 63), (1, 500), (1, 0), (1, 200)), ((35, 130), (3, 400), (20, 0), (1, 77), (100, 31))]
 
 
-@pytest.mark.parametrize("stretches", PAST)
+LONG = ((150, 4300), (64, 9000))  # more entries than one stretch of the indexer's, more queries than go side by side
+
+
+@pytest.mark.parametrize("stretches", [*PAST, LONG])
 @pytest.mark.parametrize(("J", "C", "top_k"), [(3, 16, 4), (17, 34, 1), (8, 32, 40), (2, 8, 500)])
 @pytest.mark.parametrize("whole_numbers", [False, True])
 def test_index_topk(k: Native, stretches: tuple[tuple[int, int], ...], J: int, C: int, top_k: int, whole_numbers: bool) -> None:
@@ -336,6 +340,15 @@ def test_index_topk(k: Native, stretches: tuple[tuple[int, int], ...], J: int, C
 @pytest.mark.parametrize(("H", "C"), [(2, 16), (8, 32), (5, 34), (16, 64), (80, 8)])
 @pytest.mark.parametrize("kind", ["window", "dense", "chosen"])
 def test_attend(k: Native, stretches: tuple[tuple[int, int], ...], H: int, C: int, kind: str) -> None:
+    attends_as_the_reference(k, stretches, H, C, kind)
+
+
+@pytest.mark.parametrize("H", [2, 5, 8, 16, 20])
+def test_attend_to_more_chosen_entries_than_a_piece_has(k: Native, H: int) -> None:
+    attends_as_the_reference(k, ((13, 1500), (1, 1400)), H, 32, "chosen", picks=300)
+
+
+def attends_as_the_reference(k: Native, stretches: tuple[tuple[int, int], ...], H: int, C: int, kind: str, picks: int = 7) -> None:
     W = 16
     runs = batch(*stretches, window=W, heads=H)
     T, ratio = int(runs.length.sum()), 4 if kind == "chosen" else 8
@@ -348,8 +361,8 @@ def test_attend(k: Native, stretches: tuple[tuple[int, int], ...], H: int, C: in
         scores = torch.rand(T, int(spans.host_last.max()), generator=torch.Generator().manual_seed(4))
         key = torch.arange(scores.shape[1])
         scores.masked_fill_((key < spans.first.unsqueeze(1)) | (key >= spans.last.unsqueeze(1)), -1)
-        best = scores.topk(min(7, scores.shape[1]), 1) if scores.shape[1] else scores.topk(0, 1)
-        chosen = torch.full((T, 9), -1)
+        best = scores.topk(min(picks, scores.shape[1]), 1)
+        chosen = torch.full((T, picks + 2), -1)
         chosen[:, : best.indices.shape[1]] = torch.where(best.values < 0, -1, best.indices)
         chosen[::5] = -1  # nothing chosen
     history = (None, None, None) if kind == "window" else (Entries(pool, places), spans, chosen)
