@@ -2,8 +2,9 @@
 //
 // A unit of work is a few neighbouring queries with their heads as lanes (or one query with many heads); keys come in pieces, and one
 // running softmax (maximum, sum, weighted values, all fp32; powers of two) goes over the pieces. Neighbours share a piece's keys; a lane that
-// doesn't see a key weighs it exactly zero. Entries that were chosen for one query are pieces for its lanes alone. Pieces begin at fixed positions of the sequence (multiples of 32 positions and of PIECE entries), so a
-// query's additions are the same whichever queries it shares its unit with, and however the prompt was cut.
+// doesn't see a key weighs it exactly zero. Entries that were chosen for one query are pieces for its lanes alone. Pieces begin at fixed
+// positions of the sequence (multiples of 32 positions and of PIECE entries), so a query's additions are the same whichever queries it
+// shares its unit with, and however the prompt was cut.
 //
 // In precision `official` keys are rows of bytes (coding.h), spelled out in bf16 a piece at a time. There the weights themselves are rounded
 // to bf16, not exponentials yet to be divided, so the pieces are visited twice: for maximum and sum, then for the values.
@@ -93,8 +94,8 @@ struct Softmax {  // of one unit
 
     static int64_t bytes(int64_t groups, int64_t C, int64_t kept) {
         int64_t wide = ceil_div(C, LANES) * LANES, lanes = groups * LANES;
-        return groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4 + kept * PIECE * (lanes * 4 + wide * 2) + PIECE * LANES * (int64_t)sizeof(input) + 16 * wide * 4 +
-               PIECE * 8 + wide * 2 + PIECE * wide * 2 + 1024;
+        int64_t once = groups * panel_size(C) * 2 + lanes * 16 + lanes * wide * 4, a_piece = kept * PIECE * (lanes * 4 + wide * 2);
+        return once + a_piece + PIECE * LANES * (int64_t)sizeof(input) + 16 * wide * 4 + PIECE * 8 + wide * 2 + PIECE * wide * 2 + 1024;
     }
 
     void place(void* memory, int64_t n, int64_t c, int64_t room) {
