@@ -233,14 +233,14 @@ static inline void block(const input* a, int rows, const bf16* b, int64_t column
 
 // Where results go: put(row, first panel, values, count), and before they are worked out ask(row, first panel), which may fetch the memory.
 struct Nothing {
-    FATHOM_METHOD void operator()(int, int64_t) const {}
+    FATHOM_MEMBER void operator()(int, int64_t) const {}
 };
 template <class Put, class Ask = Nothing>
 struct Outputs {
     Put put;
     Ask ask = {};
-    FATHOM_METHOD void operator()(int r, int64_t panel, const vf* v, int n) const { put(r, panel, v, n); }
-    FATHOM_METHOD void expect(int r, int64_t panel) const { ask(r, panel); }
+    FATHOM_MEMBER void operator()(int r, int64_t panel, const vf* v, int n) const { put(r, panel, v, n); }
+    FATHOM_MEMBER void expect(int r, int64_t panel) const { ask(r, panel); }
 };
 template <class Put>
 Outputs(Put) -> Outputs<Put>;
@@ -252,8 +252,8 @@ template <class Store>
 struct After {
     const Store& store;
     int rows;
-    FATHOM_METHOD void operator()(int r, int64_t panel, const vf* v, int n) const { store(rows + r, panel, v, n); }
-    FATHOM_METHOD void expect(int r, int64_t panel) const { store.expect(rows + r, panel); }
+    FATHOM_MEMBER void operator()(int r, int64_t panel, const vf* v, int n) const { store(rows + r, panel, v, n); }
+    FATHOM_MEMBER void expect(int r, int64_t panel) const { store.expect(rows + r, panel); }
 };
 
 // Bytes of scratch that `panels` needs for weights of this format.

@@ -39,7 +39,7 @@ typedef uint32_t un __attribute__((vector_size(4 * NATIVE)));
 typedef uint16_t hn __attribute__((vector_size(2 * NATIVE)));
 
 #define FATHOM_INLINE static inline __attribute__((always_inline))
-#define FATHOM_METHOD inline __attribute__((always_inline))
+#define FATHOM_MEMBER inline __attribute__((always_inline))
 
 FATHOM_INLINE vf splat(float x) { return vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 FATHOM_INLINE vi splat_i(int32_t x) { return vi{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
@@ -372,15 +372,15 @@ FATHOM_INLINE vf exp(vf x) {
 }
 FATHOM_INLINE float exp(float x) { return exp(splat(x))[0]; }
 
-// 2^x within two units in the last place, for x below 128; 0 below -126, so that a masked logit weighs exactly nothing. Half of exp's work.
+// 2^x within two units in the last place, for x up to 127; 0 below -126, so that a masked logit weighs exactly nothing. Half of exp's work.
 FATHOM_INLINE vn exp2_piece(vn x) {
     auto all = [](float v) __attribute__((always_inline)) { return vn{} + v; };
 #if defined(__AVX512F__)
     vn f = (vn)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // 0 of an infinite x
 #else
-    vn n = max(x, all(-126.f)) + 12582912.f;  // the magic number leaves the rounded exponent in the low bits
+    vn raised = max(x, all(-126.f)), n = raised + 12582912.f;  // the magic number leaves the rounded exponent in the low bits
     in exponent = (in)n - 0x4B400000;
-    vn f = max(x, all(-126.f)) - (n - 12582912.f);
+    vn f = raised - (n - 12582912.f);
 #endif
     vn p = all(1.3264727313e-3f);
     p = fma(p, f, all(9.6715129912e-3f));
