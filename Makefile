@@ -10,7 +10,7 @@ ARGS        ?=                # handed to pytest by `make test`, as in ARGS="tes
 PYTHON := $(strip $(PYTHON))
 TORCH_INDEX := $(strip $(TORCH_INDEX))
 RUN := .venv/bin/python -m
-WORKERS := -n auto --dist loadfile
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder  # else files with few, long tests come last
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve bench test check clean
@@ -33,7 +33,7 @@ bench: setup  ## measure speed beside transformers; bench/ gets a table and plot
 	@.venv/bin/fathom bench
 
 test: setup  ## the tests for everyone
-	@$(RUN) pytest -m "not check" $(WORKERS) --no-loadscope-reorder $(ARGS)  # else files with few, long tests come last
+	@$(RUN) pytest -m "not check" $(WORKERS) $(ARGS)
 
 check: setup  ## lint, types of public functions, long laws; every tool must be there
 	@$(RUN) ruff check .

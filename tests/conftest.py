@@ -27,6 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--strict-tools", action="store_true", help="fail, rather than skip, a test whose program or module is missing")
 
 
+@pytest.hookimpl(trylast=True)  # when those that weren't asked for are gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that may take longest come first, so that none of them is what everybody waits for at the end."""
+    longest: dict[object, float] = {}
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0), mark.args[0] if mark else 0)
+    items.sort(key=lambda item: -longest[item.path])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for mark in item.iter_markers("needs") for name in mark.args if not present(name)]
     if missing and item.config.getoption("--strict-tools"):

@@ -5,4 +5,4 @@ from torch import Tensor
 
 def widen(x: Tensor) -> Tensor:
     """x in fp32, or unchanged when it already is fp32 or fp64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,8 +26,22 @@ def test_sixteen_at_once_get_what_each_gets_alone(model: Transformer, kernels: s
     wanted = requests(16)
     engine = make_engine(model, sequences=7)
     for got, request in zip(run(engine, wanted), wanted, strict=True):
-        same(got, cold(model, request), kernels)
+        same(got, cold(model, request, got), kernels)
     check_empty(engine)
+
+
+@pytest.mark.parametrize("place", [0, 3, 11])
+def test_another_answer_is_told_from_the_right_one(model: Transformer, kernels: str, place: int) -> None:
+    """What these tests compare with, where they hand it the answer that it should be."""
+    request = Request(tokens(3, 30), 12, Sampling(0.9, seed=2), top_logprobs=2)
+    right = cold(model, request)
+    same(right, cold(model, request, right), kernels)
+    same(right[:7], cold(model, request, right[:7]), kernels)
+    token = right[place]
+    for change in ({"token_id": (token.token_id + 1) % CONFIG.vocab_size}, {"logprob": token.logprob - 0.01}, {"finish_reason": "stop"}):
+        wrong = [*right[:place], replace(token, **change), *right[place + 1 :]]
+        with pytest.raises(AssertionError):
+            same(wrong, cold(model, request, wrong), kernels)
 
 
 def test_a_step_never_exceeds_the_budget_and_every_answer_moves(model: Transformer) -> None:
@@ -61,7 +76,7 @@ def test_more_answers_than_the_budget_take_turns(model: Transformer, kernels: st
     wanted = [Request(tokens(i, 2), 12, GREEDY) for i in range(9)]
     engine = make_engine(model, chunk=4, sequences=9)
     for got, request in zip(run(engine, wanted), wanted, strict=True):
-        same(got, cold(model, request), kernels)
+        same(got, cold(model, request, got), kernels)
     assert engine.stats().step_tokens <= 4 * engine.stats().steps
 
 
@@ -104,7 +119,8 @@ def test_preempted_answers_go_on_as_if_nothing_had_happened(model: Transformer, 
             check(engine)
         assert engine.stats().preemptions > 3
         for ticket, request in zip(tickets, wanted, strict=True):
-            same(list(ticket), cold(model, request), kernels)
+            got = list(ticket)
+            same(got, cold(model, request, got), kernels)
         check_empty(engine)
 
 
@@ -147,12 +163,12 @@ def test_cancelling_frees_everything_and_disturbs_nobody(model: Transformer, ker
         check(engine)
     check_empty(engine)
     for i, (ticket, request) in enumerate(zip(tickets, wanted, strict=True)):
-        got, expected = list(ticket), cold(model, request)
+        got = list(ticket)
+        answered = got
         if got[-1].finish_reason == "aborted":
             assert i in doomed and got[-1].token_id == -1
-            same(got[:-1], expected[: len(got) - 1], kernels)
-        else:
-            same(got, expected, kernels)
+            answered = got[:-1]
+        same(answered, cold(model, request, answered), kernels)
         assert ticket.usage.output == len([o for o in got if o.token_id >= 0])
         ticket.cancel()
     assert any(list_ends(t) for t in tickets) is False
@@ -205,7 +221,7 @@ def test_a_thread_serves_many_threads(model: Transformer, kernels: str) -> None:
     for t in threads:
         t.join()
     for i, request in enumerate(wanted):
-        same(got[i], cold(model, request), kernels)
+        same(got[i], cold(model, request, got[i]), kernels)
     assert engine.drain()
     engine.close()
     engine.close()
@@ -310,7 +326,7 @@ def test_a_constraint_rules_the_choice_and_no_other_request(agreeing: Transforme
     ruled = Request(tokens(2, 20), 25, Sampling(1.5, seed=2), constraint=constraint)
     failing = Request(tokens(3, 20), 25, Sampling(1.5, seed=2), constraint=broken)
     got, only, failed = run(engine, [free, ruled, failing])
-    same(got, cold(agreeing, free), kernels)
+    same(got, cold(agreeing, free, got), kernels)
     assert [o.token_id for o in only] == [*constraint.taken, -1] and len(constraint.taken) == 9 and only[-1].finish_reason == "stop"
     assert all(t % 2 == 0 for t in constraint.taken[1:])
     assert len(failed) == 6 and failed[-1].finish_reason == "insufficient_system_resource"

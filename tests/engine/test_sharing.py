@@ -25,7 +25,7 @@ def test_prompts_that_begin_alike_are_computed_once_even_if_they_come_at_once(mo
     engine = make_engine(model, sequences=6, chunk=chunk, mark_every=every)
     wanted = [Request(tokens(1, 150) + tokens(10 + i, 3 * i), 3, GREEDY, top_logprobs=5) for i in range(6)]
     for got, request in zip(step_through(engine, wanted), wanted, strict=True):
-        same(got, cold(model, request), kernels)
+        same(got, cold(model, request, got), kernels)
     begin = {BLOCK: 144, 4 * BLOCK: 144, 0: 144 - REBUILD}[every]  # where a prompt of 150 tokens goes on after the first
     tails = sum(3 * i for i in range(6))
     assert engine.stats().step_tokens <= 150 + 5 * (150 - begin) + tails + 6 * 2
@@ -61,7 +61,8 @@ def test_whoever_followed_goes_on_alone(model: Transformer, kernels: str, after:
         check(engine)
     assert list(tickets[0])[-1].finish_reason == "aborted"
     for ticket, request in zip(tickets[1:], wanted[1:], strict=True):
-        same(list(ticket), cold(model, request), kernels)
+        got = list(ticket)
+        same(got, cold(model, request, got), kernels)
     assert engine.stats().step_tokens < 150 + 30
     check_empty(engine)
 
@@ -78,7 +79,8 @@ def test_a_burst_larger_than_the_pool(model: Transformer, kernels: str) -> None:
         most = max(most, engine.stats().running)
     assert most > 6
     for ticket, request in zip(tickets, wanted, strict=True):
-        same(list(ticket), cold(model, request), kernels)
+        got = list(ticket)
+        same(got, cold(model, request, got), kernels)
     check_empty(engine)
 
 

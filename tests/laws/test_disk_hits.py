@@ -173,5 +173,5 @@ def test_another_model_finds_nothing(kernels: str, model: Transformer, tmp_path:
     other = make_model(kernels, 5)
     found, spared, _ = answers(other, tmp_path, sequences=1)
     for got, request in zip(found, ASKED, strict=True):
-        same(got, cold(other, request), kernels)
+        same(got, cold(other, request, got), kernels)
     assert spared <= answers(other, tmp_path / "empty", sequences=1)[1]

@@ -46,7 +46,7 @@ def test_killed_at_random_moments_the_answers_are_the_same(model: Transformer, k
     found, cut = killed(tmp_path, kernels, speculate, 5)
     assert cut >= 4
     for got, request in zip(found, killed_engine.requests(), strict=True):
-        same(got, cold(model, request), kernels)
+        same(got, cold(model, request, got), kernels)
 
 
 @pytest.mark.check
@@ -55,7 +55,7 @@ def test_killed_many_times_more(model: Transformer, kernels: str, speculate: str
     found, cut = killed(tmp_path, kernels, speculate, 25)
     assert cut >= 15
     for got, request in zip(found, killed_engine.requests(), strict=True):
-        same(got, cold(model, request), kernels)
+        same(got, cold(model, request, got), kernels)
 
 
 class Broken:
@@ -109,7 +109,7 @@ def test_what_is_handed_out_is_counted_and_what_is_counted_is_logged(model: Tran
         assert heard[-1] == Output(-1, 0.0, "aborted" if end == "cancelled" else "insufficient_system_resource")
     again = engine.submit(plain)
     got = list(again)
-    same(got, cold(model, plain), kernels)
+    same(got, cold(model, plain, got), kernels)
     assert got[:seen] == heard[:seen] and again.usage.output == len(got) == len(journal.read("r").outputs)
     journal.close()
 
@@ -134,7 +134,7 @@ def test_a_resumed_answer_computes_no_token_twice(model: Transformer, kernels: s
         assert engine.stats().step_tokens == 40 + stop - 1 and engine.stats().steps == stop - heard
         engine.close()
         journal.close()
-    same(got, cold(model, request), kernels)
+    same(got, cold(model, request, got), kernels)
 
 
 def test_a_log_longer_than_what_the_engine_can_hold(model: Transformer, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_speculative_answers_are_plain_answers(agreeing: Transformer, kernels: s
     wanted = requests(count)
     engine = make_engine(agreeing, speculate="always", sequences=8)
     for got, request in zip(run(engine, wanted), wanted, strict=True):
-        same(got, cold(agreeing, request), kernels)
+        same(got, cold(agreeing, request, got), kernels)
     stats = engine.stats()
     assert 0.3 * stats.drafted < stats.accepted < stats.drafted, "both right and wrong guesses took part"
     check_empty(engine)
@@ -43,7 +43,7 @@ def test_with_a_block_that_guesses_at_random(kernels: str) -> None:
     wanted = requests(12)
     engine = make_engine(model, speculate="always")
     for got, request in zip(run(engine, wanted), wanted, strict=True):
-        same(got, cold(model, request), kernels)
+        same(got, cold(model, request, got), kernels)
     assert engine.stats().accepted < 0.2 * engine.stats().drafted
 
 
@@ -56,11 +56,12 @@ def test_with_a_block_that_compresses(kernels: str, ratio: int) -> None:
     engine = make_engine(model, speculate="always")
     first = Request(tokens(1, 70), 40, GREEDY)
     answer = run(engine, [first])[0]
-    same(answer, cold(model, first), kernels)
+    same(answer, cold(model, first, answer), kernels)
     assert engine.stats().accepted > 3
     drafted = engine.stats().drafted
     second = Request(first.prompt + tuple(o.token_id for o in answer) + tokens(2, 5), 20, GREEDY)
-    same(run(engine, [second])[0], cold(model, second), kernels)
+    answer = run(engine, [second])[0]
+    same(answer, cold(model, second, answer), kernels)
     assert engine.stats().drafted == drafted and engine.stats().hit_tokens > 90
 
 
@@ -77,7 +78,7 @@ def test_together_with_hits_eviction_and_preemption(agreeing: Transformer, kerne
             check(engine)
         for i, (ticket, request) in enumerate(zip(tickets, wanted, strict=True)):
             outputs = list(ticket)
-            same(outputs, cold(agreeing, request), kernels)
+            same(outputs, cold(agreeing, request, outputs), kernels)
             histories[i] = request.prompt + tuple(o.token_id for o in outputs)
     stats = engine.stats()
     assert stats.preemptions and stats.hit_tokens and stats.accepted
@@ -107,6 +108,7 @@ def test_it_turns_itself_off_and_looks_again(kernels: str) -> None:
     model = make_model(kernels, 9)
     engine = make_engine(model, speculate="auto")
     request = Request(tokens(3, 30), 450, GREEDY)
-    same(run(engine, [request])[0], cold(model, request), kernels)
+    answer = run(engine, [request])[0]
+    same(answer, cold(model, request, answer), kernels)
     assert 8 <= engine.stats().drafted < 60
     assert CONFIG.num_nextn_predict_layers == 1

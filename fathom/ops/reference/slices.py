@@ -27,11 +27,10 @@ def slices(tensor: Tensor) -> list[slice]:
 
 def by_slices(work: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dtype) -> Tensor:
     """work(*tensors) rounded to dtype; every row (axis 0) of the result depends on the same rows of the tensors only."""
-    parts = slices(tensors[0])
-    if len(parts) <= 1 or wants_gradient(*tensors):
+    if tensors[0].numel() <= SLICE or wants_gradient(*tensors):
         return work(*tensors).to(dtype)
     out = None
-    for part in parts:
+    for part in slices(tensors[0]):
         result = work(*(t[part] for t in tensors))
         out = result.new_empty(len(tensors[0]), *result.shape[1:], dtype=dtype) if out is None else out
         out[part] = result
