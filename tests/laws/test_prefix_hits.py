@@ -18,6 +18,9 @@ from fathom.model import Transformer
 from tests.engine.models import BLOCK, CONFIG, GREEDY, KERNELS, check, check_empty, cold, make_engine, make_model, same, tokens
 
 POLICIES = {"all": BLOCK, "every": 3 * BLOCK, "none": 0}
+ON_BOTH_KERNELS = pytest.mark.parametrize(("kernels", "every"), [  # those of the reference take ten times as long
+    pytest.param(kernels, policy, marks=[pytest.mark.check] if kernels == "reference" and policy != "every" else [])
+    for kernels in KERNELS for policy in POLICIES], indirect=True)
 REBUILD = CONFIG.num_hidden_layers * (CONFIG.sliding_window - 1)
 
 
@@ -38,7 +41,7 @@ def expected(model: Transformer) -> Callable[..., list[Output]]:
     return lambda request, got=None: known[request] if request in known else known.setdefault(request, cold(model, request, got))
 
 
-@pytest.fixture(params=POLICIES)
+@pytest.fixture
 def every(request: pytest.FixtureRequest) -> int:
     return POLICIES[request.param]
 
@@ -82,12 +85,14 @@ def converse(engine: Engine, talk: Talk, turns: int, expected: Callable[..., lis
     return spared
 
 
+@ON_BOTH_KERNELS
 def test_hits_are_cold_runs(model: Transformer, kernels: str, every: int, expected: Callable) -> None:
     engine = make_engine(model, mark_every=every)
     assert converse(engine, Talk(0), 25, expected, kernels) > 300
     check_empty(engine)
 
 
+@ON_BOTH_KERNELS
 def test_under_eviction(model: Transformer, kernels: str, every: int, expected: Callable) -> None:
     """Blocks for three long conversations at most, marks for five block ends: what is found is often half gone."""
     engine = make_engine(model, mark_every=every)
@@ -98,6 +103,7 @@ def test_under_eviction(model: Transformer, kernels: str, every: int, expected: 
     check_empty(engine)
 
 
+@ON_BOTH_KERNELS
 def test_after_preemption(model: Transformer, kernels: str, every: int, expected: Callable) -> None:
     """Running answers lose everything and find some of it again."""
     engine = make_engine(model, mark_every=every, sequences=6)
@@ -107,6 +113,7 @@ def test_after_preemption(model: Transformer, kernels: str, every: int, expected
     check_empty(engine)
 
 
+@ON_BOTH_KERNELS
 def test_from_disk_and_after_a_restart(model: Transformer, kernels: str, every: int, expected: Callable, tmp_path: Path) -> None:
     """Memory keeps next to nothing, or is gone; the disk keeps some."""
     talk, spared, read = Talk(3), 0, 0

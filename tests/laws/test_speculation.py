@@ -65,7 +65,10 @@ def test_with_a_block_that_compresses(kernels: str, ratio: int) -> None:
     assert engine.stats().drafted == drafted and engine.stats().hit_tokens > 90
 
 
-@pytest.mark.parametrize("every", [BLOCK, 3 * BLOCK, 0])
+@pytest.mark.parametrize(("kernels", "every"), [
+    ("reference", 3 * BLOCK), pytest.param("reference", BLOCK, marks=pytest.mark.check), pytest.param("reference", 0, marks=pytest.mark.check),
+    ("native", BLOCK), ("native", 3 * BLOCK), ("native", 0),
+], indirect=["kernels"])
 def test_together_with_hits_eviction_and_preemption(agreeing: Transformer, kernels: str, every: int) -> None:
     engine = make_engine(agreeing, speculate="always", mark_every=every, sequences=6, chunk=32)
     engine.scheduler.blocks.count = 24

@@ -7,7 +7,7 @@ from tests.npu.checks_simulation import same_on_both
 from tests.oracle import randomise, tiny_config
 
 CONFIG = tiny_config(num_hidden_layers=3, compress_ratios=(0, 4, 16, 0), hash_routed=(True, False, False), num_nextn_predict_layers=1,
-                     max_position_embeddings=256)
+                     max_position_embeddings=256, hc_sinkhorn_iters=4)
 
 
 def check_two_rounds_of_requests():

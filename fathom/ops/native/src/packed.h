@@ -4,8 +4,8 @@
 // what a vector instruction wants (16 outputs at once, one input pair for all) and what an AMX tile wants. Every output is one chain of
 // additions along K, in the same order whatever the number of rows, so a token's result doesn't depend on the batch around it.
 //
-// FP8 and FP4 weights keep the same order of values; a few panels at a time are spelled out in bf16 (exactly: their values have few
-// bits and their scales are powers of two) just before they are used.
+// FP8 and FP4 weights keep the same order of values; a few panels at a time, or a few of their columns, are spelled out in bf16 (exactly:
+// their values have few bits and their scales are powers of two) just before they are used.
 #pragma once
 #include "scratch.h"
 #include "simd.h"
@@ -195,17 +195,49 @@ FATHOM_INLINE void multiply_rows(const input* x, const bf16* b, int64_t size, in
 #endif
 
 #if defined(FATHOM_TILES)
+// Rows of P panels, `stride` values apart, on their way out.
+template <int P, class Store>
+FATHOM_INLINE void store_rows(const float* c, int64_t stride, int rows, int64_t panel, Store&& store) {
+    for (int r = 0; r < rows; r++) {
+        vf v[P];
+        for (int i = 0; i < P; i++) v[i] = load(c + r * stride + i * LANES);
+        store(r, panel, v, P);
+    }
+}
+
 template <int P, class Store>
 FATHOM_INLINE void tile_rows(const input* a, int rows, const bf16* b, int64_t size, int64_t K2, int64_t panel, Store&& store) {
     alignas(64) float c[ROWS * 2 * LANES];  // rows of two panels, or half as many of four
     constexpr int64_t STRIDE = P == 4 ? 4 * LANES : 2 * LANES;
     for (int r = 0; r < rows; r++) store.expect(r, panel);
     tile_block(tiled_rows(a, 2 * K2), rows, b, size, K2 / 16, P, c, STRIDE);
-    for (int r = 0; r < rows; r++) {
-        vf v[P];
-        for (int i = 0; i < P; i++) v[i] = load(c + r * STRIDE + i * LANES);
-        store(r, panel, v, P);
+    store_rows<P>(c, STRIDE, rows, panel, store);
+}
+
+// At most 16 rows by quantised panels: few columns of them are spelled out at a time, so that these are near when the tiles take them and
+// the tiles work while the next are spelled out.
+constexpr int64_t SPELLED = 128;
+template <int P, class Store>
+static inline void coded_panels(const input* a, int rows, const Weight& w, int64_t panel, bf16* unpacked, Store&& store) {
+    alignas(64) float c[TILE_ROWS * P * LANES];
+    int64_t K = padded(w.columns);
+    TileRows x = tiled_rows(a, K);
+    for (int r = 0; r < rows; r++) store.expect(r, panel);
+    sums_begin<P>();
+    for (int64_t k = 0; k < K; k += SPELLED) {
+        int64_t end = smaller(K, k + SPELLED);
+        unpack(w, panel, P, K, k, end, unpacked);
+        sums_add<P>((const char*)x.rows + k / 32 * x.step, x.step, x.row, unpacked, (end - k) * LANES, (end - k) / 32);
     }
+    sums_end<P>(c, P * LANES);
+    store_rows<P>(c, P * LANES, rows, panel, store);
+}
+
+template <class Store>
+static inline void coded_rows(const input* a, int rows, const Weight& w, int64_t panel, int64_t end, bf16* unpacked, Store&& store) {
+    for (; panel + 4 <= end; panel += 4) coded_panels<4>(a, rows, w, panel, unpacked, store);
+    for (; panel + 2 <= end; panel += 2) coded_panels<2>(a, rows, w, panel, unpacked, store);
+    if (panel < end) coded_panels<1>(a, rows, w, panel, unpacked, store);
 }
 #endif
 
@@ -266,7 +298,10 @@ static inline void panels(const input* a, const int* rows, int blocks, const Wei
     int64_t size = panel_size(w.columns), K = padded(w.columns);
     int most = blocks ? at_once(rows[0]) : 1;
 #if defined(FATHOM_TILES)
-    if (w.format != BF16) most = rows[0] <= TILE_ROWS && K <= 256 ? 4 : 2;  // so many panels stay in the nearest cache until they are used
+    if (w.format != BF16) {
+        if (blocks == 1 && rows[0] <= TILE_ROWS) return coded_rows(a, rows[0], w, p0, p1, unpacked, store);
+        most = 2;  // so many panels stay in the nearest cache until they are used
+    }
 #else
     if constexpr (DECODING_ROWS)
         if (w.format != BF16 && blocks == 1 && rows[0] <= DECODING_ROWS) {
@@ -280,7 +315,7 @@ static inline void panels(const input* a, const int* rows, int blocks, const Wei
     for (int64_t p = p0; p < p1; p += most) {
         int count = (int)smaller(most, p1 - p);
         const bf16* b = (const bf16*)w.data + p * size;
-        if (w.format != BF16) unpack(w, p, count, K, unpacked), b = unpacked;
+        if (w.format != BF16) unpack(w, p, count, K, 0, K, unpacked), b = unpacked;
         for (int i = 0; i < blocks; i++) {
             int take = at_once(rows[i]);  // a last, smaller block takes more at once; its chains are the same
             if (take > count) take = count;

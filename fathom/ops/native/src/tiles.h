@@ -23,6 +23,9 @@ struct Tiles {  // nothing to set up
 };
 #else
 
+// What was written must be in memory, and what comes later must not yet be: compilers aren't told that tile instructions read memory (GCC 12).
+FATHOM_INLINE void written(const void* memory) { asm volatile("" ::"r"(memory) : "memory"); }
+
 constexpr int TILE_ROWS = 16;
 constexpr int64_t TILE_VALUES = 512;  // bf16 of one tile: 16 rows of 32
 
@@ -67,6 +70,7 @@ struct Tiles {
         struct alignas(64) { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } config = {};
         config.palette = 1;
         for (int t = 0; t < 8; t++) config.bytes[t] = 64, config.rows[t] = TILE_ROWS;
+        written(&config);
         _tile_loadconfig(&config);
     }
     ~Tiles() { _tile_release(); }
@@ -82,15 +86,64 @@ struct TileRows {
 FATHOM_INLINE TileRows plain_rows(const bf16* x, int64_t K) { return {x, K * 2, 64, TILE_ROWS * K * 2}; }
 FATHOM_INLINE TileRows tiled_rows(const bf16* x, int64_t K) { return {x, 64, TILE_VALUES * 2, TILE_ROWS * K * 2}; }  // one tile after the other
 
-// HALVES·16 rows by PANELS (two panels of a matrix lie `size` values apart), `steps` of 32 columns; fp32 results to out, whose rows are
-// `stride` values apart.
-template <int HALVES, int PANELS>
-FATHOM_INLINE void tile_products(const TileRows& a, const bf16* b, int64_t size, int64_t steps, float* out, int64_t stride) {
-    const char* x = (const char*)a.rows;
+// Sums of 16 rows by PANELS (one, two or four) panels: begun, added to as often as one likes, and written out in fp32. Four don't wait for each
+// other. In between they lie in the first tiles; what else is computed there leaves them alone.
+template <int PANELS>
+FATHOM_INLINE void sums_begin() {
     FATHOM_TILE_ZERO(0);
     if (PANELS > 1) { FATHOM_TILE_ZERO(1); }
-    if (HALVES > 1) { FATHOM_TILE_ZERO(2); }
-    if (HALVES > 1 && PANELS > 1) { FATHOM_TILE_ZERO(3); }
+    if (PANELS > 2) { FATHOM_TILE_ZERO(2); }
+    if (PANELS > 2) { FATHOM_TILE_ZERO(3); }
+}
+
+// `steps` of 32 columns: rows from x on, of which each is `row` and each step `step` bytes further; panels `size` values apart.
+template <int PANELS>
+FATHOM_INLINE void sums_add(const void* x, int64_t step, int64_t row, const bf16* b, int64_t size, int64_t steps) {
+    written(b);
+    for (int64_t s = 0; s < steps; s++) {
+        const bf16* at = b + s * TILE_VALUES;
+        FATHOM_TILE_LOAD(4, (const char*)x + s * step, row);
+        FATHOM_TILE_LOAD(5, at, 64);
+        FATHOM_TILE_DOT(0, 4, 5);
+        if (PANELS > 1) {
+            FATHOM_TILE_LOAD(6, at + size, 64);
+            FATHOM_TILE_DOT(1, 4, 6);
+        }
+        if (PANELS > 2) {
+            FATHOM_TILE_LOAD(7, at + 2 * size, 64);
+            FATHOM_TILE_DOT(2, 4, 7);
+            FATHOM_TILE_LOAD(5, at + 3 * size, 64);
+            FATHOM_TILE_DOT(3, 4, 5);
+        }
+    }
+    written(b);
+}
+
+// To out, whose rows are `stride` values apart.
+template <int PANELS>
+FATHOM_INLINE void sums_end(float* out, int64_t stride) {
+    FATHOM_TILE_STORE(0, out, stride * 4);
+    if (PANELS > 1) { FATHOM_TILE_STORE(1, out + 16, stride * 4); }
+    if (PANELS > 2) { FATHOM_TILE_STORE(2, out + 32, stride * 4); }
+    if (PANELS > 2) { FATHOM_TILE_STORE(3, out + 48, stride * 4); }
+}
+
+template <int PANELS>
+FATHOM_INLINE void sixteen_rows(const TileRows& a, const bf16* b, int64_t size, int64_t steps, float* out, int64_t stride) {
+    sums_begin<PANELS>();
+    sums_add<PANELS>(a.rows, a.step, a.row, b, size, steps);
+    sums_end<PANELS>(out, stride);
+}
+
+// 32 rows by PANELS (one or two).
+template <int PANELS>
+FATHOM_INLINE void thirty_two_rows(const TileRows& a, const bf16* b, int64_t size, int64_t steps, float* out, int64_t stride) {
+    const char* x = (const char*)a.rows;
+    written(b);
+    FATHOM_TILE_ZERO(0);
+    if (PANELS > 1) { FATHOM_TILE_ZERO(1); }
+    FATHOM_TILE_ZERO(2);
+    if (PANELS > 1) { FATHOM_TILE_ZERO(3); }
     for (int64_t s = 0; s < steps; s++) {
         FATHOM_TILE_LOAD(4, x + s * a.step, a.row);
         FATHOM_TILE_LOAD(6, b + s * TILE_VALUES, 64);
@@ -99,47 +152,21 @@ FATHOM_INLINE void tile_products(const TileRows& a, const bf16* b, int64_t size,
             FATHOM_TILE_LOAD(7, b + size + s * TILE_VALUES, 64);
             FATHOM_TILE_DOT(1, 4, 7);
         }
-        if (HALVES > 1) {
-            FATHOM_TILE_LOAD(5, x + a.half + s * a.step, a.row);
-            FATHOM_TILE_DOT(2, 5, 6);
-            if (PANELS > 1) { FATHOM_TILE_DOT(3, 5, 7); }
-        }
+        FATHOM_TILE_LOAD(5, x + a.half + s * a.step, a.row);
+        FATHOM_TILE_DOT(2, 5, 6);
+        if (PANELS > 1) { FATHOM_TILE_DOT(3, 5, 7); }
     }
     FATHOM_TILE_STORE(0, out, stride * 4);
     if (PANELS > 1) { FATHOM_TILE_STORE(1, out + 16, stride * 4); }
-    if (HALVES > 1) { FATHOM_TILE_STORE(2, out + 16 * stride, stride * 4); }
-    if (HALVES > 1 && PANELS > 1) { FATHOM_TILE_STORE(3, out + 16 * stride + 16, stride * 4); }
-}
-
-// 16 rows by four panels: four sums that don't wait for each other.
-FATHOM_INLINE void tile_four(const TileRows& a, const bf16* b, int64_t size, int64_t steps, float* out, int64_t stride) {
-    FATHOM_TILE_ZERO(0);
-    FATHOM_TILE_ZERO(1);
-    FATHOM_TILE_ZERO(2);
-    FATHOM_TILE_ZERO(3);
-    for (int64_t s = 0; s < steps; s++) {
-        const bf16* at = b + s * TILE_VALUES;
-        FATHOM_TILE_LOAD(4, (const char*)a.rows + s * a.step, a.row);
-        FATHOM_TILE_LOAD(5, at, 64);
-        FATHOM_TILE_DOT(0, 4, 5);
-        FATHOM_TILE_LOAD(6, at + size, 64);
-        FATHOM_TILE_DOT(1, 4, 6);
-        FATHOM_TILE_LOAD(7, at + 2 * size, 64);
-        FATHOM_TILE_DOT(2, 4, 7);
-        FATHOM_TILE_LOAD(5, at + 3 * size, 64);
-        FATHOM_TILE_DOT(3, 4, 5);
-    }
-    FATHOM_TILE_STORE(0, out, stride * 4);
-    FATHOM_TILE_STORE(1, out + 16, stride * 4);
-    FATHOM_TILE_STORE(2, out + 32, stride * 4);
-    FATHOM_TILE_STORE(3, out + 48, stride * 4);
+    FATHOM_TILE_STORE(2, out + 16 * stride, stride * 4);
+    if (PANELS > 1) { FATHOM_TILE_STORE(3, out + 16 * stride + 16, stride * 4); }
 }
 
 // The same for `rows` rows (at most 32, with four panels 16: whole halves are written) and one, two or four panels.
 static inline void tile_block(const TileRows& a, int rows, const bf16* b, int64_t size, int64_t steps, int panels, float* out, int64_t stride) {
-    if (panels == 4) tile_four(a, b, size, steps, out, stride);
-    else if (rows > TILE_ROWS) panels > 1 ? tile_products<2, 2>(a, b, size, steps, out, stride) : tile_products<2, 1>(a, b, size, steps, out, stride);
-    else panels > 1 ? tile_products<1, 2>(a, b, size, steps, out, stride) : tile_products<1, 1>(a, b, size, steps, out, stride);
+    if (panels == 4) sixteen_rows<4>(a, b, size, steps, out, stride);
+    else if (rows > TILE_ROWS) panels > 1 ? thirty_two_rows<2>(a, b, size, steps, out, stride) : thirty_two_rows<1>(a, b, size, steps, out, stride);
+    else panels > 1 ? sixteen_rows<2>(a, b, size, steps, out, stride) : sixteen_rows<1>(a, b, size, steps, out, stride);
 }
 #endif
 

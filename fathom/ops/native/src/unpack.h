@@ -151,16 +151,18 @@ FATHOM_INLINE vu pairs_e4m3(const uint8_t* from, const Scale& scale) {
     return load_u(halves);
 }
 
-// Panels p … p + count of w in bf16; K is its padded width.
-static inline void unpack(const Weight& w, int64_t p, int count, int64_t K, bf16* out) {
+// Columns a … b of panels p … p + count of w in bf16, panel after panel. K is its padded width; a and b are multiples of 128, or K. The same
+// columns of the next `count` panels are asked for (not on AVX2): so many pieces that lie apart are more than processors foresee.
+static inline void unpack(const Weight& w, int64_t p, int count, int64_t K, int64_t a, int64_t b, bf16* out) {
     for (int i = 0; i < count; i++, p++) {
-        bf16* to = out + i * K * LANES;
-        const uint8_t* from = (const uint8_t*)w.data + p * K * (w.format == FP8 ? LANES : LANES / 2);
+        bf16* to = out + i * (b - a) * LANES;
+        int64_t ahead = count * K * (w.format == FP8 ? LANES : LANES / 2);
+        const uint8_t* from = (const uint8_t*)w.data + (p * K + a) * (w.format == FP8 ? LANES : LANES / 2);
         if (w.format == FP8) {
-            const uint8_t* scale = w.scale + p * ceil_div(K, 128);
-            for (int64_t k128 = 0; k128 < K / 2; k128 += 64) {
+            const uint8_t* scale = w.scale + p * ceil_div(K, 128) + a / 128;
+            for (int64_t k128 = 0; k128 < (b - a) / 2; k128 += 64) {
                 Scale s = scale_of<FP8>(splat_u(scale[k128 / 64]));
-                int64_t end = smaller(K / 2, k128 + 64);
+                int64_t end = smaller((b - a) / 2, k128 + 64);
 #if defined(__AVX2__) && !defined(__AVX512BW__)
                 if (s.simple) {
                     __m256i less;
@@ -169,11 +171,14 @@ static inline void unpack(const Weight& w, int64_t p, int count, int64_t K, bf16
                     continue;
                 }
 #endif
-                for (int64_t k = k128; k < end; k++) store_u(to + k * 2 * LANES, pairs_e4m3(from + k * 2 * LANES, s));
+                for (int64_t k = k128; k < end; k++) {
+                    if (k % 2 == 0) __builtin_prefetch(from + k * 2 * LANES + ahead, 0, 2);
+                    store_u(to + k * 2 * LANES, pairs_e4m3(from + k * 2 * LANES, s));
+                }
             }
         } else {
-            const uint8_t* scale = w.scale + p * K / 32 * LANES;
-            for (int64_t k32 = 0; k32 < K / 32; k32++) {
+            const uint8_t* scale = w.scale + (p * K + a) / 32 * LANES;
+            for (int64_t k32 = 0; k32 < (b - a) / 32; k32++) {
                 Scale s = scale_of<FP4>(widen_bytes(scale + k32 * LANES));
 #if defined(__AVX2__) && !defined(__AVX512BW__)
                 if (s.simple) {
@@ -190,6 +195,7 @@ static inline void unpack(const Weight& w, int64_t p, int count, int64_t K, bf16
 #endif
                 for (int64_t g = k32 * 4; g < k32 * 4 + 4; g++) {
                     vu group = load_u(from + g * 64);
+                    __builtin_prefetch(from + g * 64 + ahead, 0, 2);
                     bf16* four = to + g * 8 * LANES;
                     store_u(four, pairs_e2m1<0>(group, s)), store_u(four + 2 * LANES, pairs_e2m1<1>(group, s));
                     store_u(four + 4 * LANES, pairs_e2m1<2>(group, s)), store_u(four + 6 * LANES, pairs_e2m1<3>(group, s));
