@@ -10,6 +10,7 @@ from tests.engine.models import BLOCK, GREEDY, check, check_empty, cold, make_en
 
 SHORT, LONG = {"reference": 250, "native": 500}, {"reference": 4000, "native": 8000}  # steps; the former's take many times as long
 
+
 @pytest.mark.parametrize("options", [
     {"speculate": "always"}, {"mark_every": 2 * BLOCK, "speculate": "auto"}, {"mark_every": 0, "chunk": 24}, {"prefix_cache": False, "chunk": 7},
 ])
